@@ -1,0 +1,31 @@
+"""Difficulty and exact gradient influence of fine-tuning rows, as Hugging Face dataset columns.
+
+The method is DIQ, the Difficulty-Influence Quadrant: https://huggingface.co/papers/2508.01450.
+Names are imported when they are first used, so `import diq_hf` stays free of torch.
+"""
+
+from importlib import import_module
+
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "DIQScorer": "scorer",
+    "QuadrantRule": "quadrants",
+    "select_subset": "quadrants",
+    "ColumnDifficulty": "difficulty",
+    "ClassifierDifficulty": "difficulty",
+    "IFDDifficulty": "difficulty",
+}
+
+__all__ = ["__version__", *_ROOMS]
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""Digests: short names for everything that decides a score, the same in every process and on every machine.
+
+`datasets` names a cached `map` by hashing its function. Hashing a model that way gives another name in every
+process, so a scorer is hashed by these digests instead.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import xxhash
+from torch import nn
+
+from .formats import EncodedRow
+
+
+def digest(value: Any) -> str:
+    """Digest of plain data: strings, numbers, lists, dicts, sets."""
+    text = json.dumps(value, sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set | frozenset) else str(x))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest of named tensors: names, types, shapes and bytes."""
+    state = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        state.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+# Where a model was loaded from and how it was first filled: nothing that it computes.
+_NOT_COMPUTED = (
+    "_name_or_path architectures auto_mapping base_model_name_or_path dtype inference_mode init_lora_weights "
+    "peft_version revision task_type torch_dtype transformers_version use_cache"
+).split()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Digest of what a model computes: its weights, configuration and adapters."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    configs = {"": model.config, **getattr(model, "peft_config", {})}
+    parts = {
+        name: {key: value for key, value in config.to_dict().items() if key not in _NOT_COMPUTED}
+        for name, config in configs.items()
+    }
+    adapters = model.active_adapters if len(configs) > 1 else None
+    return digest([type(base).__name__, parts, adapters, tensors_digest(model.state_dict())])
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of a tokenizer: vocabulary, rules, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        # Set by the last call, not by what the tokenizer is.
+        state["truncation"] = state["padding"] = None
+    else:
+        state = tokenizer.get_vocab()
+    return digest([type(tokenizer).__name__, state, tokenizer.special_tokens_map, tokenizer.chat_template])
+
+
+def rows_digest(rows: Iterable[EncodedRow]) -> str:
+    """Digest of encoded rows, in order."""
+    state = xxhash.xxh3_128()
+    for row in rows:
+        state.update(len(row).to_bytes(8, "little"))
+        state.update(row.input_ids)
+        state.update(row.labels)
+    return state.hexdigest()

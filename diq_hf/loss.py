@@ -1,0 +1,142 @@
+"""The mean cross-entropy of each row, with the language-model head applied at trained positions only, in chunks."""
+
+import torch
+from torch import nn
+
+from .formats import IGNORE_INDEX
+
+
+# Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a matrix product to run at full speed.
+LOGITS_PER_CHUNK = 2**24
+
+
+class RowLoss:
+    """Computes l(z): each row's cross-entropy, summed over its trained tokens.
+
+    The backbone gives hidden states, and the head turns only those before a trained token into logits, a chunk at a
+    time, so memory does not grow with the vocabulary. Reductions are in fp32 (fp64 for an fp64 model).
+
+    How a model scales or caps its logits is found by comparing with its own forward pass, not by its name.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            A causal language model.
+
+    Raises:
+        `ValueError`: The head is not a plain matrix, or the model's logits are not a scaled and capped product of it.
+    """
+
+    def __init__(self, model: nn.Module):
+        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.backbone = causal_lm.base_model
+        self.head = causal_lm.get_output_embeddings()
+        if self.head is None or self.backbone is causal_lm:
+            raise ValueError(f"{type(causal_lm).__name__} has no language-model head: pass a causal language model.")
+        if (
+            not isinstance(getattr(self.head, "weight", None), torch.Tensor)
+            or not self.head.weight.is_floating_point()
+        ):
+            raise ValueError(
+                f"The output embeddings are a {type(self.head).__name__}, not a plain matrix. Leave `lm_head` out of "
+                "quantization and of the adapter's `target_modules`."
+            )
+        config = causal_lm.config.get_text_config()
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.scale = self._find_scale(causal_lm, config)
+
+    def __call__(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of each row's token losses.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(rows, length)`):
+                Token ids, padded on the right.
+            labels (`torch.Tensor` of shape `(rows, length)`):
+                Labels, -100 where a token is not trained.
+
+        Returns:
+            `torch.Tensor` of shape `(rows,)`: sums in nats, differentiable with respect to the hidden states.
+        """
+        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        targets = labels[:, 1:]
+        row, position = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+        token_losses = _ChunkedCrossEntropy.apply(
+            hidden[row, position].to(self.head.weight.device),
+            self.head.weight,
+            getattr(self.head, "bias", None),
+            targets[row, position].to(self.head.weight.device),
+            self.scale,
+            self.softcap,
+        )
+        return token_losses.new_zeros(len(labels)).index_add(0, row.to(token_losses.device), token_losses)
+
+    @torch.no_grad()
+    def _find_scale(self, causal_lm: nn.Module, config) -> float:
+        """The factor on the logits: the one, among those its config names, that gives the model's own logits."""
+        names = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+        factors = [value for name in names if isinstance(value := getattr(config, name, None), int | float) and value]
+        candidates = [1.0, *factors, *(1 / factor for factor in factors)]
+        vocabulary = causal_lm.get_input_embeddings().weight.shape[0]
+        input_ids = torch.arange(1, 9, device=causal_lm.get_input_embeddings().weight.device)[None] % vocabulary
+        training = [module for module in causal_lm.modules() if module.training]
+        causal_lm.eval()
+        try:
+            expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
+            hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
+        finally:
+            for module in training:
+                module.training = True
+        hidden = hidden.to(self.head.weight.device)
+        bias = getattr(self.head, "bias", None)
+        found = [_logits(hidden, self.head.weight, bias, factor, self.softcap).float() for factor in candidates]
+        errors = [float((logits - expected.to(logits.device)).abs().max()) for logits in found]
+        best = min(range(len(candidates)), key=errors.__getitem__)
+        tolerance = 32 * torch.finfo(self.head.weight.dtype).eps * (1 + float(expected.abs().max()))
+        if not errors[best] <= max(tolerance, 1e-4):
+            raise ValueError(
+                f"{type(causal_lm).__name__} does not make its logits from its hidden states in a way known here "
+                f"(off by {errors[best]:.2g} with `softcap={self.softcap}`, scales {candidates}), so its loss would "
+                "be wrong. Please open an issue with the model's name."
+            )
+        return candidates[best]
+
+
+def _logits(hidden, weight, bias, scale, softcap):
+    logits = nn.functional.linear(hidden, weight, bias)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if scale != 1.0:
+        logits = logits * scale
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of each hidden state. The gradient is formed beside the loss, so no logits outlive their chunk."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap):
+        chunk = max(1, LOGITS_PER_CHUNK // len(weight))
+        wants_gradient = ctx.needs_input_grad[0]
+        losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        gradient = torch.empty_like(hidden) if wants_gradient else None
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = _logits(hidden[part], weight, bias, scale, softcap)
+            target = targets[part, None]
+            at_target = logits.gather(1, target)
+            top = logits.amax(dim=1, keepdim=True)
+            slope = 1.0 if softcap is None else 1 - (logits / softcap).square()  # of the cap, at each logit
+            exp = logits.sub_(top).exp_()
+            total = exp.sum(dim=1, keepdim=True)
+            losses[part] = (total.log() + top - at_target).squeeze(1)
+            if wants_gradient:
+                probabilities = exp.div_(total)
+                probabilities.scatter_add_(1, target, torch.full_like(at_target, -1.0))
+                gradient[part] = (probabilities.mul_(slope).mul_(scale)).to(weight.dtype) @ weight
+        if wants_gradient:
+            ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx, grad_losses):
+        (gradient,) = ctx.saved_tensors
+        # The product is rounded once: a 1/n rounded to bf16 first would shift the weight of a whole row.
+        return (gradient * grad_losses[:, None]).to(gradient.dtype), None, None, None, None, None

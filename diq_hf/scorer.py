@@ -1,0 +1,372 @@
+"""`DIQScorer`: difficulty and influence as columns, through `datasets.map`."""
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets.formatting.formatting import LazyBatch, LazyRow
+from datasets.utils import tqdm
+from transformers.utils import logging
+
+from .difficulty import DifficultySource, RowBatch, difficulty_source
+from .digest import digest, model_digest, rows_digest, tokenizer_digest
+from .formats import EncodedRow, RowEncoder, RowError
+from .influence import Direction, InfluenceEngine
+
+
+logger = logging.get_logger(__name__)
+
+# Part of every fingerprint: raise it whenever the same inputs would give other scores.
+ALGORITHM = "diq-1"
+EXTRA_COLUMNS = ("loss", "num_tokens")
+
+# Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
+_LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+class DIQScorer:
+    """Adds `difficulty` and `influence` to the rows of a dataset, by `ds.map(scorer, batched=True)`.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model that is to be fine-tuned: Hub id, folder, or loaded. It comes back as it was.
+        validation ([`~datasets.Dataset`] or `list[dict]`):
+            Rows that stand for what the model should become good at, in any format `SFTTrainer` takes. 20 a task in
+            the paper; 300 and more make ranks stable.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer; by default the model's own.
+        difficulty (`str` or [`~diq_hf.difficulty.DifficultySource`], *optional*, defaults to `"ifd"`):
+            `"ifd"` (under the model itself, no set-up), `"column:NAME"`, a sequence-classification checkpoint (Hub id
+            or folder), a source such as [`ClassifierDifficulty`], or `None` for influence alone.
+        target_modules (`str` or `list[str]`, *optional*):
+            Linear modules whose weights are scored, named as in [`~peft.LoraConfig`]; by default the attention's q, k
+            and v. A PEFT model is scored by its trainable parameters instead.
+        max_length (`int` or `None`, *optional*, defaults to `1024`):
+            As in [`~trl.SFTConfig`], like the next four.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            See [`~trl.SFTConfig`].
+        completion_only_loss (`bool`, *optional*):
+            See [`~trl.SFTConfig`].
+        assistant_only_loss (`bool`, *optional*, defaults to `False`):
+            See [`~trl.SFTConfig`].
+        dataset_text_field (`str`, *optional*, defaults to `"text"`):
+            See [`~trl.SFTConfig`].
+        extra_columns (`Sequence[str]`, *optional*):
+            Further columns to add: `"loss"` (the row's mean loss, nats) and `"num_tokens"` (its tokens).
+        max_tokens_per_batch (`int`, *optional*):
+            Tokens in a forward pass, padding counted; halved by itself when memory runs out. By default 2048 on a CPU
+            and 16384 elsewhere. Scores do not depend on it.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"raise"` stops at a row that cannot be scored; `"null"` gives it NaN scores, which no rule ever selects,
+            and logs it.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace columns of the same names instead of refusing.
+        batched (`bool`, *optional*):
+            Says whether a call gets a batch or a row. Only needed where `map` gives plain values that could be both.
+        model_init_kwargs (`dict`, *optional*):
+            Arguments for `from_pretrained` when `model` is a string. `dtype` is bf16 where the hardware computes in it
+            and fp32 elsewhere, unless given.
+
+    Columns: `difficulty` (float32; larger is harder) and `influence` (float32; one SGD step of size η on the row
+    lowers the mean validation loss by η·influence to first order), as in https://huggingface.co/papers/2508.01450.
+
+    Raises:
+        `ValueError`: There are no validation rows, one of them cannot be trained on, or tokenizer and model do not
+            belong together.
+
+    Example:
+
+    ```python
+    from datasets import load_dataset
+    from diq_hf import DIQScorer, QuadrantRule, select_subset
+
+    diq_score = DIQScorer("HuggingFaceTB/SmolLM2-135M-Instruct", validation=validation_rows)
+    scored = ds.map(diq_score, batched=True)
+    subset = select_subset(scored, ratio=0.01)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        validation: Iterable[Mapping],
+        processing_class: Any = None,
+        *,
+        difficulty: str | DifficultySource | None = "ifd",
+        target_modules: str | Sequence[str] | None = None,
+        max_length: int | None = 1024,
+        truncation_mode: str = "keep_start",
+        completion_only_loss: bool | None = None,
+        assistant_only_loss: bool = False,
+        dataset_text_field: str = "text",
+        extra_columns: Sequence[str] = (),
+        max_tokens_per_batch: int | None = None,
+        on_bad_row: str = "raise",
+        overwrite: bool = False,
+        batched: bool | None = None,
+        model_init_kwargs: dict | None = None,
+    ):
+        if on_bad_row not in ("raise", "null"):
+            raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
+        if unknown := sorted(set(extra_columns) - set(EXTRA_COLUMNS)):
+            raise ValueError(f"`extra_columns` {unknown} are unknown; choose from {list(EXTRA_COLUMNS)}.")
+        if isinstance(validation, dict | IterableDatasetDict | str):
+            raise TypeError(
+                f"`validation` must be one dataset or a list of rows, got {type(validation).__name__}. Pick a split, "
+                "for instance `validation=ds['validation']`."
+            )
+        self.model, self.processing_class = _load(model, processing_class, model_init_kwargs)
+        self.engine = InfluenceEngine(self.model, target_modules, max_tokens_per_batch)
+        self.difficulty = difficulty_source(difficulty)
+        self.encoder = RowEncoder(
+            self.processing_class,
+            max_length=max_length,
+            truncation_mode=truncation_mode,
+            completion_only_loss=completion_only_loss,
+            assistant_only_loss=assistant_only_loss,
+            dataset_text_field=dataset_text_field,
+            vocab_size=self.model.get_input_embeddings().weight.shape[0],
+        )
+        self.extra_columns = tuple(extra_columns)
+        self.on_bad_row = on_bad_row
+        self.overwrite = overwrite
+        self.batched = batched
+        self._validation = self._encode_validation(validation)
+        self._process = os.getpid()
+        self._weights_digest: tuple[int, str] | None = None
+        self._direction: tuple[str, Direction] | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it adds."""
+        kept = self.difficulty is not None and "difficulty" in self.difficulty.columns
+        names = () if self.difficulty is None or kept else ("difficulty",)
+        return (*names, "influence", *self.extra_columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
+        return digest([ALGORITHM, self._recipe(), self._model_digest()])
+
+    def validation_gradient(self) -> Direction:
+        """The mean validation gradient at the model's present weights, computed when first needed."""
+        key = self._model_digest()
+        if self._direction is None or self._direction[0] != key:
+            with _progress("Validation gradient", self._validation) as bar:
+                self._direction = key, self.engine.validation_gradient(self._validation, bar.update)
+        return self._direction[1]
+
+    def map(self, dataset: Any, **kwargs) -> Any:
+        """`dataset.map(self, batched=True, ...)`, with row numbers in error messages.
+
+        Args:
+            dataset ([`~datasets.Dataset`], [`~datasets.DatasetDict`] or [`~datasets.IterableDataset`]):
+                Rows to score.
+            **kwargs:
+                Further arguments for `map`.
+        """
+        if isinstance(dataset, Dataset | DatasetDict):
+            kwargs.setdefault("desc", "Scoring")
+        return dataset.map(self, batched=True, with_indices=True, **kwargs)
+
+    def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
+        """Scores a batch or a row, in whatever form `map` gives it.
+
+        Raises:
+            [`RowError`]: A row cannot be scored (with `on_bad_row="raise"`).
+            `ValueError`: The dataset has a column of the same name, or the rows are of no known form.
+        """
+        if not isinstance(examples, Mapping):
+            raise TypeError(
+                f"A scorer needs rows as dicts, got {type(examples).__name__}. Call `map` without `input_columns` and "
+                "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
+            )
+        if not self.overwrite and (clash := [name for name in self.columns if name in examples]):
+            raise ValueError(
+                f"The dataset already has {clash}. Remove the columns, pass `overwrite=True`, or keep an existing "
+                "difficulty with `difficulty='column:difficulty'`."
+            )
+        batched = _is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
+        names = [name for name in (*self.encoder.columns, "image", "images") if name in examples]
+        names += [name for name in (self.difficulty.columns if self.difficulty else ()) if name in examples]
+        values = {name: examples[name] for name in dict.fromkeys(names)}
+        if not batched:
+            scores = self._score([values], [indices])
+            return {name: column[0] for name, column in scores.items()}
+        size = len(next(iter(values.values()))) if values else len(next(iter(examples.values()), ()))
+        rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
+        return self._score(rows, [None] * size if indices is None else list(indices))
+
+    def _score(self, rows: list[dict], indices: list[int | None]) -> dict[str, np.ndarray]:
+        encoded: list[EncodedRow] = []
+        prepared: list[Any] = []
+        kept: list[int] = []
+        for i, row in enumerate(rows):
+            try:
+                ready = self.encoder(row)
+                prepared.append(self.difficulty.prepare(row, self.encoder) if self.difficulty else None)
+            except RowError as error:
+                self._refuse(RowError(f"{_row_name(i, indices[i], row)}: {error}"), error)
+            else:
+                encoded.append(ready)
+                kept.append(i)
+        scores = {name: np.full(len(rows), np.nan) for name in ("influence", "difficulty", "loss")}
+        scores["num_tokens"] = np.zeros(len(rows))
+        if encoded:
+            direction = self.validation_gradient()
+            with _progress("Scoring", encoded) as bar:
+                influence, loss = self.engine.score(encoded, direction, bar.update)
+            for i, found, lost in zip(kept, influence, loss, strict=True):
+                if not (np.isfinite(found) and np.isfinite(lost)):
+                    name = _row_name(i, indices[i], rows[i])
+                    self._refuse(
+                        RowError(
+                            f"{name}: its loss is {lost} and its influence {found}. Check the row and the model's "
+                            "dtype (fp16 overflows where bf16 and fp32 do not)."
+                        )
+                    )
+            scores["influence"][kept], scores["loss"][kept] = influence, loss
+            scores["num_tokens"][kept] = [len(row) for row in encoded]
+            if self.difficulty is not None:
+                batch = RowBatch(prepared, encoded, loss, self.encoder, self._forward)
+                scores["difficulty"][kept] = self.difficulty(batch)
+        types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}
+        return {name: scores[name].astype(types[name]) for name in self.columns}
+
+    def _forward(self, rows: Sequence[EncodedRow]) -> np.ndarray:
+        with _progress("Difficulty", rows) as bar:
+            return self.engine.losses(rows, bar.update)
+
+    def _refuse(self, error: RowError, cause: Exception | None = None) -> None:
+        if self.on_bad_row == "raise":
+            raise RowError(f"{error} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
+        logger.warning(f"Not scored: {error}")
+
+    def _encode_validation(self, validation: Iterable[Mapping]) -> list[EncodedRow]:
+        encoded = []
+        for i, row in enumerate(validation):
+            try:
+                encoded.append(self.encoder(row))
+            except RowError as error:
+                raise RowError(f"Validation {_row_name(i, i, row)}: {error}") from error
+        if not encoded:
+            raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
+        return encoded
+
+    def _recipe(self) -> dict:
+        return {
+            "tokenizer": tokenizer_digest(self.processing_class),
+            "validation": rows_digest(self._validation),
+            "settings": self.encoder.settings,
+            "modules": sorted(self.engine.modules),
+            "difficulty": self.difficulty.fingerprint if self.difficulty else None,
+            "columns": self.columns,
+            "on_bad_row": self.on_bad_row,
+            "overwrite": self.overwrite,
+            "batched": self.batched,
+        }
+
+    def _model_digest(self, again: bool = False) -> str:
+        # In-place changes such as optimizer steps count up a parameter's version. Writes through `.data` do not, so
+        # every `map` takes the digest again.
+        version = sum(parameter._version for parameter in self.model.parameters())
+        if again or self._weights_digest is None or self._weights_digest[0] != version:
+            self._weights_digest = version, model_digest(self.model)
+        return self._weights_digest[1]
+
+    def __reduce__(self):
+        # `datasets` hashes a function by its pickle, and sends it to its workers that way.
+        self._model_digest(again=True)
+        fingerprint = self.fingerprint
+        _LIVE[fingerprint] = self
+        return _revive, (fingerprint,)
+
+
+def _revive(fingerprint: str) -> DIQScorer:
+    scorer = _LIVE.get(fingerprint)
+    if scorer is None:
+        raise RuntimeError(
+            "A DIQScorer holds a model and lives in the process that made it; only forked workers can share it. Use "
+            "`num_proc=None`, or start several processes with `torchrun`."
+        )
+    if scorer.engine.device.type != "cpu":
+        raise RuntimeError("`num_proc` forks, and a forked process cannot use the accelerator. Use `num_proc=None`.")
+    if os.getpid() != scorer._process:
+        # The forked copy of the thread pool has no threads; waiting for one would never end.
+        torch.set_num_threads(1)
+    return scorer
+
+
+def _load(model: Any, processing_class: Any, model_init_kwargs: dict | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import find_adapter_config_file
+
+    name = model
+    if isinstance(model, str | Path):
+        kwargs = {"dtype": preferred_dtype(), **(model_init_kwargs or {})}
+        if find_adapter_config_file(model, revision=kwargs.get("revision")) is not None:
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is not None and "device_map" not in kwargs:
+            model.to(accelerator)
+    elif model_init_kwargs:
+        raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
+    else:
+        name = model.config._name_or_path
+    if processing_class is None:
+        processing_class = AutoTokenizer.from_pretrained(name)
+    # Processors of multimodal models hold the tokenizer that text rows need.
+    return model, getattr(processing_class, "tokenizer", processing_class)
+
+
+def preferred_dtype() -> torch.dtype:
+    """bf16 where this machine's hardware computes in it, else fp32."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+def _is_batched(examples: Mapping, text_field: str) -> bool:
+    """Whether `map` gave a batch or a row: by its type, else by the depth of a column whose depth is known."""
+    if isinstance(examples, LazyBatch):
+        return True
+    if isinstance(examples, LazyRow):
+        return False
+    for name in ("input_ids", "messages", "conversations", "prompt", text_field):
+        value = examples.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str):
+            return False
+        if name == "input_ids" and hasattr(value, "ndim"):
+            return value.ndim == 2 or value.dtype == object
+        if len(value):
+            # A row's messages are dicts and its ids numbers; a batch has lists of them, or strings.
+            return not isinstance(value[0], dict | int)
+    raise ValueError(
+        f"Cannot tell a batch from a row by the columns {sorted(examples)}. Pass `batched=True` or `batched=False` to "
+        "the scorer, or use `scorer.map(ds)`."
+    )
+
+
+def _row_name(position: int, index: int | None, row: Mapping) -> str:
+    number = f"Row {index}" if index is not None else f"Row {position} of the batch"
+    shown = next((str(row[name]) for name in ("prompt", "messages", "conversations", "text") if row.get(name)), "")
+    return f"{number} ({shown[:80]!r})" if shown else number
+
+
+def _progress(phase: str, rows: Sequence[EncodedRow]) -> Any:
+    # One row is a call of `map` without `batched=True`, whose own bar counts the rows.
+    return tqdm(total=len(rows), desc=phase, unit=" rows", leave=False, disable=len(rows) < 2)

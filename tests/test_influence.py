@@ -1,0 +1,321 @@
+"""Exact influence against an independent oracle: row by row, plain autograd, full logits, float64."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODELS, make_model
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+
+from diq_hf import loss as loss_module
+from diq_hf.formats import EncodedRow, RowEncoder
+from diq_hf.influence import DEFAULT_TARGET_MODULES, InfluenceEngine, scoring_mode
+
+
+def oracle(model, phi, rows, validation):
+    """Influence and loss, from one row's gradient at a time."""
+
+    def gradient(row):
+        logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0, :-1].double()
+        loss = cross_entropy(logits, torch.tensor(row.labels)[1:])
+        return [g.double() for g in torch.autograd.grad(loss, phi)], loss.item()
+
+    flags = [p.requires_grad for p in model.parameters()]
+    for parameter in phi:
+        parameter.requires_grad_(True)
+    model.eval()
+    means = [sum(parts) / len(validation) for parts in zip(*(gradient(row)[0] for row in validation), strict=True)]
+    found = [(sum((a * b).sum().item() for a, b in zip(g, means, strict=True)), lo) for g, lo in map(gradient, rows)]
+    for parameter, flag in zip(model.parameters(), flags, strict=True):
+        parameter.requires_grad_(flag)
+    return np.array(found).T
+
+
+def attention_weights(model):
+    names = [f"{name}.weight" for name in DEFAULT_TARGET_MODULES]
+    return [p for name, p in model.named_parameters() if ".".join(name.split(".")[-2:]) in names]
+
+
+def in_float64(model):
+    """The model in float64 throughout. RMS norms cast to float32 by themselves, a rounding of 1e-8 in gradients."""
+
+    def forward(norm, x):
+        x = x * torch.rsqrt(
+            x.square().mean(-1, keepdim=True) + getattr(norm, "variance_epsilon", getattr(norm, "eps", 0))
+        )
+        return x * (1 + norm.weight if "Gemma" in type(norm).__name__ else norm.weight)
+
+    for module in model.double().modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(forward, module)
+    return model
+
+
+def with_lora(model, **settings):
+    settings = {"r": 4, "target_modules": ["q_proj", "k_proj", "v_proj", "down_proj"], "lora_dropout": 0.3} | settings
+    model = get_peft_model(model, LoraConfig(**settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start, which would leave half of the gradient untested
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture
+def rows(tokenizer, pool):
+    return [RowEncoder(tokenizer)(row) for row in pool]
+
+
+@pytest.fixture
+def validation_rows(tokenizer, validation):
+    return [RowEncoder(tokenizer)(row) for row in validation]
+
+
+def relative_error(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["weights", "lora"])
+def test_equals_row_by_row_autograd(name, adapter, rows, validation_rows):
+    model = in_float64(make_model(name))
+    if adapter:
+        model = with_lora(model).double()
+        phi = [p for p in model.parameters() if p.requires_grad]
+    else:
+        phi = attention_weights(model)
+    expected, expected_loss = oracle(model, phi, rows, validation_rows)
+    engine = InfluenceEngine(model, max_tokens_per_batch=300)
+    direction = engine.validation_gradient(validation_rows)
+    influence, loss = engine.score(rows, direction)
+    assert relative_error(influence, expected) < 1e-9
+    assert relative_error(loss, expected_loss) < 1e-9
+    assert relative_error(engine.losses(rows), expected_loss) < 1e-9
+    assert len(direction.tensors) == len(phi)
+
+
+def test_gpt2_and_its_transposed_weights(rows, validation_rows):
+    model = in_float64(make_model("gpt2"))
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    engine = InfluenceEngine(model)
+    assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision(dtype, rows, validation_rows):
+    exact = in_float64(make_model().to(dtype))
+    expected, _ = oracle(exact, attention_weights(exact), rows, validation_rows)
+    engine = InfluenceEngine(make_model().to(dtype))
+    found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(found, expected) < (1e-5 if dtype == torch.float32 else 5e-2)
+
+
+def test_all_linear_leaves_out_the_head(rows, validation_rows):
+    model = in_float64(make_model())
+    engine = InfluenceEngine(model, target_modules="all-linear")
+    phi = [p for n, p in model.named_parameters() if n.endswith("_proj.weight")]
+    assert len(engine.modules) == len(phi) == 14
+    expected, _ = oracle(model, phi, rows, validation_rows)
+    assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
+
+
+def test_company_padding_and_order_do_not_matter(rows, validation_rows):
+    engine = InfluenceEngine(in_float64(make_model()))
+    direction = engine.validation_gradient(validation_rows)
+    together, _ = engine.score(rows, direction)
+    alone = np.concatenate([engine.score([row], direction)[0] for row in rows])
+    backwards, _ = engine.score(rows[::-1], direction)
+    small, _ = InfluenceEngine(engine.model, max_tokens_per_batch=1).score(rows, direction)
+    for other in (alone, backwards[::-1], small):
+        assert relative_error(other, together) < 1e-9
+
+
+def test_head_in_chunks(rows, validation_rows, monkeypatch):
+    engine = InfluenceEngine(in_float64(make_model("gemma3")))
+    direction = engine.validation_gradient(validation_rows)
+    whole, loss = engine.score(rows, direction)
+    monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 384 * 7)
+    chunked, chunked_loss = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(chunked, whole) < 1e-12
+    assert relative_error(chunked_loss, loss) < 1e-12
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scale_and_cap_of_the_logits_are_found(name):
+    row_loss = InfluenceEngine(make_model(name)).row_loss
+    assert row_loss.scale == (1 / 8.0 if name == "granite" else 1.0)
+    assert row_loss.softcap == (5.0 if name == "gemma3" else None)
+
+
+def test_unknown_logits_are_refused():
+    model = make_model()
+    model.lm_head.register_forward_hook(lambda module, args, output: output + torch.arange(384))
+    with pytest.raises(ValueError, match="its loss would be wrong"):
+        InfluenceEngine(model)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["weights", "lora"])
+def test_first_order_truth(adapter, rows, validation_rows):
+    """A real step on a row alone changes the validation loss by -η·influence."""
+    model = in_float64(make_model())
+    model = with_lora(model).double() if adapter else model
+    engine = InfluenceEngine(model)
+    direction = engine.validation_gradient(validation_rows)
+    influence, _ = engine.score(rows, direction)
+    phi = [p for p in model.parameters() if p.requires_grad] if adapter else attention_weights(model)
+    step = 1e-5
+    drops = []
+    for row in rows:
+        model.eval()
+        loss = model(input_ids=torch.tensor(row.input_ids)[None], labels=torch.tensor(row.labels)[None]).loss
+        gradients = torch.autograd.grad(loss, phi)
+        before = [p.detach().clone() for p in phi]
+        with torch.no_grad():
+            for parameter, gradient in zip(phi, gradients, strict=True):
+                parameter -= step * gradient
+        drops.append(direction.loss - engine.losses(validation_rows).mean())
+        with torch.no_grad():
+            for parameter, old in zip(phi, before, strict=True):
+                parameter.copy_(old)
+    assert np.corrcoef(drops, influence)[0, 1] > 0.99
+    assert relative_error(np.array(drops) / step, influence) < 1e-2
+
+
+def test_model_comes_back_as_it_was(rows, validation_rows):
+    model = with_lora(make_model())
+    model.train()
+    model.base_model.model.model.layers[0].eval()
+    model.gradient_checkpointing_enable()
+
+    def state():
+        return (
+            [m.training for m in model.modules()],
+            [p.requires_grad for p in model.parameters()],
+            [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()],
+            [p.grad for p in model.parameters()],
+            torch.random.get_rng_state().tolist(),
+            [p.detach().clone().tolist() for p in model.parameters()],
+        )
+
+    engine = InfluenceEngine(model)
+    before = state()
+    direction = engine.validation_gradient(validation_rows)
+    engine.score(rows, direction)
+    engine.losses(rows)
+    assert state() == before
+    broken = [*rows, EncodedRow(np.array([1, 99999]), np.array([-100, 99999]))]
+    for call in (lambda: engine.score(broken, direction), lambda: engine.validation_gradient(broken)):
+        with pytest.raises(IndexError):
+            call()
+        assert state() == before
+
+
+def test_scoring_works_inside_no_grad(rows, validation_rows):
+    engine = InfluenceEngine(make_model())
+    with torch.no_grad():
+        influence, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert np.isfinite(influence).all()
+
+
+def test_out_of_memory_halves_the_budget(rows, validation_rows):
+    engine = InfluenceEngine(in_float64(make_model()), max_tokens_per_batch=10_000)
+    direction = engine.validation_gradient(validation_rows)
+    expected, _ = engine.score(rows, direction)
+    calls = []
+
+    def short_of_memory(module, args, kwargs):
+        size = kwargs["input_ids"].numel()
+        calls.append(size)
+        if size > 400:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    hook = engine.row_loss.backbone.register_forward_pre_hook(short_of_memory, with_kwargs=True)
+    found, _ = engine.score(rows, direction)
+    assert relative_error(found, expected) < 1e-12
+    assert calls[0] > 400 and engine.budget.max_tokens <= 400 * 2
+    done = [size for size in calls if size <= 400]
+    assert sum(done) >= sum(map(len, rows)) and len(done) <= len(rows)  # nothing was done twice
+    hook.remove()
+    engine.row_loss.backbone.register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(RuntimeError("x out of memory. y"))
+    )
+    with pytest.raises(RuntimeError, match="does not fit into memory alone"):
+        engine.score(rows, direction)
+
+
+def test_scoring_mode_differentiates_only_what_it_is_told():
+    model = make_model()
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    with scoring_mode(model, [weight]):
+        assert [n for n, p in model.named_parameters() if p.requires_grad] == [
+            "model.layers.0.self_attn.q_proj.weight"
+        ]
+        assert not model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+class TestRefusals:
+    def test_no_validation_rows(self):
+        with pytest.raises(ValueError, match="no validation rows"):
+            InfluenceEngine(make_model()).validation_gradient([])
+
+    def test_no_module_matches(self):
+        with pytest.raises(ValueError, match=r"No linear module matches.*down_proj.*q_proj"):
+            InfluenceEngine(make_model(), target_modules=["nothing"])
+
+    def test_head_as_target(self):
+        with pytest.raises(ValueError, match="output embeddings cannot be scored"):
+            InfluenceEngine(make_model(), target_modules=["lm_head"])
+
+    def test_targets_with_an_adapter(self):
+        with pytest.raises(ValueError, match="merge the adapter"):
+            InfluenceEngine(with_lora(make_model()), target_modules=["q_proj"])
+
+    def test_frozen_adapter(self):
+        model = with_lora(make_model())
+        model.requires_grad_(False)
+        with pytest.raises(ValueError, match="is_trainable=True"):
+            InfluenceEngine(model)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"use_dora": True}, {"modules_to_save": ["embed_tokens"]}, {"lora_bias": True}, {"bias": "all"}],
+    )
+    def test_other_trainable_parameters(self, settings):
+        model = make_model()
+        if settings == {"bias": "all"}:
+            model.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
+        with pytest.raises(ValueError, match="these trainable parameters are something else"):
+            InfluenceEngine(with_lora(model, **settings))
+
+    def test_merged_adapter(self, rows, validation_rows):
+        model = with_lora(make_model())
+        model.merge_adapter()
+        with pytest.raises(ValueError, match="takes no part in the loss"):
+            InfluenceEngine(model).validation_gradient(validation_rows)
+
+    def test_non_finite_validation_loss(self, validation_rows):
+        model = make_model()
+        with torch.no_grad():
+            model.lm_head.weight[5] = float("nan")
+        model.lm_head.weight.requires_grad_(False)
+        engine = InfluenceEngine(make_model())
+        engine.row_loss.head = model.lm_head
+        with pytest.raises(ValueError, match="Validation row 0 has a loss of nan"):
+            engine.validation_gradient(validation_rows[:1])
+
+    def test_module_that_does_not_see_every_token(self, rows, validation_rows):
+        model = make_model()
+        engine = InfluenceEngine(model)
+        direction = engine.validation_gradient(validation_rows)
+        proj = model.model.layers[0].self_attn.q_proj
+        proj.register_forward_hook(lambda module, args, output: output.flatten(0, 1))
+        with pytest.raises(ValueError, match="one vector a token"):
+            engine.score(rows, direction)
+
+    def test_not_a_causal_language_model(self):
+        with pytest.raises(ValueError, match="no language-model head"):
+            InfluenceEngine(make_model().model)

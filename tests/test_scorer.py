@@ -1,0 +1,337 @@
+"""`DIQScorer` as a citizen of `datasets`: every form of `map`, its cache, and what bad input gets."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES, chat, make_model
+from datasets import Dataset, DatasetDict, load_dataset
+from peft import LoraConfig, get_peft_model
+
+from diq_hf import DIQScorer
+from diq_hf.formats import RowEncoder, RowError
+from diq_hf.influence import InfluenceEngine
+
+
+@pytest.fixture
+def files(tmp_path, pool):
+    """A dataset that `map` can cache: in-memory data never is."""
+    path = tmp_path / "pool.jsonl"
+    path.write_text("\n".join(json.dumps({"id": i, **row}) for i, row in enumerate(pool)))
+    return load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def scorer(tokenizer, validation):
+    return DIQScorer(make_model(), validation, tokenizer, extra_columns=("loss", "num_tokens"))
+
+
+@pytest.fixture
+def expected(scorer, tokenizer, pool, validation):
+    """The scores by the lower rooms alone."""
+    encoder = RowEncoder(tokenizer)
+    engine = InfluenceEngine(make_model())
+    rows = [encoder(row) for row in pool]
+    influence, loss = engine.score(rows, engine.validation_gradient([encoder(row) for row in validation]))
+    alone = []
+    model = make_model().eval()
+    for row in rows:
+        answer = torch.tensor([1, *row.input_ids[row.labels != -100]])[None]
+        with torch.no_grad():
+            alone.append(model(input_ids=answer, labels=answer).loss.item())
+    return {
+        "influence": influence,
+        "loss": loss,
+        "difficulty": loss / np.array(alone),
+        "num_tokens": [len(r) for r in rows],
+    }
+
+
+def check(scored, expected):
+    for name, values in expected.items():
+        assert np.allclose([row[name] for row in scored], values, rtol=1e-4), name
+
+
+def test_every_form_of_map(scorer, files, expected):
+    check(files.map(scorer, batched=True), expected)
+    check(files.map(scorer, batched=True, batch_size=2), expected)
+    check(files.map(scorer), expected)
+    check(files.map(scorer, batched=True, with_indices=True), expected)
+    check(files.map(scorer, batched=True, batch_size=None, remove_columns=files.column_names), expected)
+    check(DatasetDict(train=files).map(scorer, batched=True)["train"], expected)
+    check(files.to_iterable_dataset().map(scorer, batched=True), expected)
+    check(files.to_iterable_dataset().map(scorer), expected)
+    check(scorer.map(files), expected)
+    check(scorer.map(files.to_iterable_dataset()), expected)
+    check(scorer.map(DatasetDict(train=files))["train"], expected)
+    check(files.map(lambda batch: scorer(batch), batched=True), expected)
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_formatted_datasets(form, scorer, files, pool, expected, tokenizer):
+    check(files.with_format(form).map(scorer, batched=True).with_format(None), expected)
+    check(files.with_format(form).map(scorer).with_format(None), expected)
+    encoded = [RowEncoder(tokenizer)(row) for row in pool]
+    tokenized = Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in encoded])
+    check(tokenized.with_format(form).map(scorer, batched=True).with_format(None), expected)
+    check(tokenized.with_format(form).map(scorer).with_format(None), expected)
+    same_length = tokenized.select([3, 3]).with_format(form).map(scorer, batched=True).with_format(None)
+    assert np.allclose(same_length["influence"][:], expected["influence"][3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_num_proc(num_proc, scorer, files, expected):
+    files.map(scorer, batched=True, batch_size=3)  # threads and gradients were in use before the fork
+    check(files.select(range(7)).map(scorer, batched=True, batch_size=2, num_proc=num_proc), expected)
+
+
+def test_columns_and_types(scorer, files):
+    scored = files.map(scorer, batched=True)
+    types = {name: scored.features[name].dtype for name in scored.column_names[-4:]}
+    assert types == {"difficulty": "float32", "influence": "float32", "loss": "float32", "num_tokens": "int32"}
+    assert scored.column_names[:3] == ["id", "prompt", "completion"]
+    assert files.map(scorer).features == scored.features
+
+
+def test_column_names_are_guarded(scorer, files, tokenizer, validation):
+    scored = files.map(scorer, batched=True)
+    with pytest.raises(ValueError, match=r"already has .*difficulty.*overwrite=True"):
+        scored.map(scorer, batched=True)
+    again = DIQScorer(make_model(), validation, tokenizer, overwrite=True)
+    assert scored.map(again, batched=True)["influence"][:] == scored["influence"][:]
+    kept = DIQScorer(make_model(), validation, tokenizer, difficulty="column:difficulty")
+    rescored = scored.remove_columns("influence").map(kept, batched=True)
+    assert rescored["difficulty"][:] == scored["difficulty"][:]
+
+
+def test_difficulty_none(files, tokenizer, validation):
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=None)
+    assert files.map(scorer, batched=True).column_names[3:] == ["influence"]
+
+
+class TestCache:
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """Counts the batches that are really scored."""
+        calls, real = [], InfluenceEngine.score
+        monkeypatch.setattr(InfluenceEngine, "score", lambda *args: (calls.append(1), real(*args))[1])
+        return calls
+
+    def test_second_map_is_a_hit(self, calls, files, tokenizer, validation):
+        first = files.map(DIQScorer(make_model(), validation, tokenizer), batched=True)
+        second = files.map(DIQScorer(make_model(), validation, tokenizer, max_tokens_per_batch=50), batched=True)
+        assert first._fingerprint == second._fingerprint
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "weights",
+            "validation",
+            "tokenizer",
+            "template",
+            "max_length",
+            "difficulty",
+            "modules",
+            "columns",
+            "adapter",
+        ],
+    )
+    def test_any_change_is_a_miss(self, change, calls, files, tokenizer, validation):
+        files.map(DIQScorer(make_model(), validation, tokenizer), batched=True)
+        model, arguments = make_model(), {}
+        other = type(tokenizer)(
+            tokenizer_object=tokenizer.backend_tokenizer,
+            eos_token="</s>",
+            bos_token="<s>",
+            pad_token="<pad>",
+            chat_template=tokenizer.chat_template,
+        )
+        if change == "weights":
+            model = make_model(seed=1)
+        elif change == "adapter":
+            model = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))
+        elif change == "validation":
+            validation = validation[:2]
+        elif change == "tokenizer":
+            other.bos_token = "<pad>"
+        elif change == "template":
+            other.chat_template += "\n"
+        else:
+            arguments = {
+                "max_length": {"max_length": 100},
+                "difficulty": {"difficulty": None},
+                "modules": {"target_modules": ["q_proj"]},
+                "columns": {"extra_columns": ["loss"]},
+            }[change]
+        files.map(DIQScorer(model, validation, other, **arguments), batched=True)
+        assert len(calls) == 2
+
+    def test_changed_weights_are_seen_and_the_direction_taken_anew(self, calls, files, tokenizer, validation):
+        model = make_model()
+        scorer = DIQScorer(model, validation, tokenizer)
+        before = files.map(scorer, batched=True)
+        # A write that raises no version counter, as merging an adapter does.
+        model.model.layers[0].self_attn.q_proj.weight.data.mul_(1.5)
+        after = files.map(scorer, batched=True)
+        fresh = DIQScorer(model, validation, tokenizer)
+        assert len(calls) == 2
+        assert not np.allclose(before["influence"][:], after["influence"][:])
+        assert np.array_equal(after["influence"][:], fresh(files[:])["influence"])
+
+    def test_training_between_direct_calls_is_seen(self, files, tokenizer, validation):
+        model = make_model()
+        scorer = DIQScorer(model, validation, tokenizer)
+        before = scorer(files[:])["influence"]
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
+        after = scorer(files[:])["influence"]
+        assert not np.allclose(before, after)
+        assert np.array_equal(after, DIQScorer(model, validation, tokenizer)(files[:])["influence"])
+
+    def test_hit_from_another_process(self, model_folder, tmp_path, pool, validation):
+        (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, pool)))
+        (tmp_path / "validation.json").write_text(json.dumps(validation))
+        script = f"""
+import json, datasets
+from diq_hf import DIQScorer
+ds = datasets.load_dataset("json", data_files=r"{tmp_path / "pool.jsonl"}", split="train", cache_dir=r"{tmp_path}")
+val = json.load(open(r"{tmp_path / "validation.json"}"))
+scorer = DIQScorer(r"{model_folder}", val, model_init_kwargs={{"dtype": "float32"}})
+score, calls = scorer.engine.score, []
+scorer.engine.score = lambda *args: (calls.append(1), score(*args))[1]
+scored = ds.map(scorer, batched=True)
+print(scored._fingerprint, len(calls), scored["influence"][:])
+"""
+        answers = []
+        for seed in ("1", "2"):
+            environment = {**os.environ, "PYTHONHASHSEED": seed}
+            result = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=os.getcwd()
+            )
+            assert result.returncode == 0, result.stderr
+            answers.append(result.stdout.strip().splitlines()[-1].split(" ", 2))
+        assert answers[0][0] == answers[1][0] and answers[0][2] == answers[1][2]
+        assert [answer[1] for answer in answers] == ["1", "0"]
+
+    def test_pickle_elsewhere_says_what_to_do(self, scorer):
+        sent = pickle.dumps(scorer)
+        assert pickle.loads(sent) is scorer
+        result = subprocess.run(
+            [sys.executable, "-c", f"import pickle; pickle.loads({sent!r})"], capture_output=True, text=True
+        )
+        assert "only forked workers can share it" in result.stderr
+
+
+class TestModels:
+    def test_by_name(self, model_folder, files, tokenizer, validation):
+        by_name = DIQScorer(model_folder, validation, model_init_kwargs={"dtype": torch.float32})
+        loaded = DIQScorer(make_model(), validation, tokenizer)
+        assert by_name.fingerprint == loaded.fingerprint
+        assert np.array_equal(by_name(files[:])["influence"], loaded(files[:])["influence"])
+
+    def test_adapter_folder(self, model_folder, tmp_path, files, tokenizer, validation):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        model.save_pretrained(tmp_path / "adapter")
+        tokenizer.save_pretrained(tmp_path / "adapter")
+        by_name = DIQScorer(tmp_path / "adapter", validation, model_init_kwargs={"dtype": torch.float32})
+        assert len(by_name.engine.modules) == 4
+        loaded = DIQScorer(model, validation, tokenizer)
+        assert np.allclose(by_name(files[:])["influence"], loaded(files[:])["influence"])
+        assert by_name.fingerprint == loaded.fingerprint
+
+    def test_init_kwargs_with_a_loaded_model(self, tokenizer, validation):
+        with pytest.raises(ValueError, match="given by name"):
+            DIQScorer(make_model(), validation, tokenizer, model_init_kwargs={"dtype": "float32"})
+
+
+class TestBadInput:
+    def test_bad_row_is_named(self, scorer, pool):
+        rows = Dataset.from_list([*pool[:2], {"prompt": [{"role": "user", "content": "A"}], "completion": []}])
+        with pytest.raises(RowError, match=r"Row 2 .*'A'.*`completion` must be a non-empty.*on_bad_row='null'"):
+            scorer.map(rows)
+        with pytest.raises(RowError, match="Row 2 of the batch"):
+            rows.map(scorer, batched=True)
+
+    def test_null(self, tokenizer, validation, pool, caplog):
+        scorer = DIQScorer(make_model(), validation, tokenizer, on_bad_row="null")
+        rows = [{"text": None, **row} for row in pool[:2]]
+        rows.insert(1, {"text": None, "prompt": [{"role": "user", "content": "A"}], "completion": []})
+        good = Dataset.from_list(rows).select([0, 2]).map(scorer, batched=True)
+        scored = scorer.map(Dataset.from_list(rows))
+        assert np.isnan(scored["influence"][1]) and np.isnan(scored["difficulty"][1])
+        assert np.allclose(scored.select([0, 2])["influence"][:], good["influence"][:])
+        assert scored.map(scorer.__class__(make_model(), validation, tokenizer, on_bad_row="null", overwrite=True))
+        only_bad = Dataset.from_list(rows[1:2]).map(scorer, batched=True)
+        assert only_bad.features["influence"].dtype == "float32"
+
+    def test_non_finite_loss(self, tokenizer, validation, pool):
+        model = make_model()
+        with torch.no_grad():
+            model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Q")] = float("nan")
+        rows = Dataset.from_list([pool[0], chat("Q", "A")])
+        with pytest.raises(RowError, match=r"Row 1 .*its loss is nan"):
+            DIQScorer(model, validation, tokenizer).map(rows)
+        scored = DIQScorer(model, validation, tokenizer, on_bad_row="null").map(rows)
+        assert np.isfinite(scored["influence"][0]) and np.isnan(scored["influence"][1])
+
+    def test_validation(self, tokenizer, validation):
+        with pytest.raises(ValueError, match="no validation rows"):
+            DIQScorer(make_model(), [], tokenizer)
+        with pytest.raises(RowError, match=r"Validation Row 1 .*non-empty list"):
+            DIQScorer(make_model(), [validation[0], chat("Q", "A") | {"completion": []}], tokenizer)
+        with pytest.raises(TypeError, match="Pick a split"):
+            DIQScorer(make_model(), DatasetDict(test=Dataset.from_list(validation)), tokenizer)
+
+    def test_arguments(self, tokenizer, validation):
+        for arguments in ({"on_bad_row": "skip"}, {"extra_columns": ["lose"]}, {"max_tokens_per_batch": 0}):
+            with pytest.raises(ValueError, match=next(iter(arguments))):
+                DIQScorer(make_model(), validation, tokenizer, **arguments)
+
+    def test_vocabulary_mismatch(self, tokenizer, validation):
+        tokenizer = type(tokenizer)(
+            tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>", chat_template=tokenizer.chat_template
+        )
+        tokenizer.add_tokens(["Why"])
+        with pytest.raises(ValueError, match="outside the model's vocabulary of 384"):
+            DIQScorer(make_model(), validation, tokenizer)
+
+    def test_shapes_that_cannot_be_told_apart(self, scorer, files):
+        with pytest.raises(TypeError, match="input_columns"):
+            files.map(scorer, batched=True, input_columns=["prompt"])
+        with pytest.raises(TypeError, match="arrow"):
+            files.with_format("arrow").map(scorer, batched=True)
+        with pytest.raises(ValueError, match="batch from a row"):
+            scorer({"messages": []})
+
+    def test_ifd_without_a_prompt(self, scorer):
+        with pytest.raises(RowError, match="IFD, the default difficulty"):
+            scorer({"text": SENTENCES})
+
+    def test_failure_in_the_middle_leaves_the_model_alone(self, scorer, files):
+        scorer.model.train()
+        hook = scorer.model.model.layers[1].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            files.map(scorer, batched=True)
+        hook.remove()
+        assert scorer.model.training
+        assert all(parameter.requires_grad for parameter in scorer.model.parameters())
+
+
+def test_progress_names_the_phase(scorer, files, capfd):
+    files.map(scorer, batched=True)
+    shown = capfd.readouterr().err
+    assert shown.index("Validation gradient") < shown.index("Scoring") < shown.index("Difficulty")
+
+
+def test_import_is_light():
+    code = "import sys, diq_hf; assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
