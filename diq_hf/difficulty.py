@@ -155,7 +155,8 @@ class ClassifierDifficulty:
     Example:
 
     ```python
-    difficulty = ClassifierDifficulty("zou-lab/BioMedBERT-Knowledge-vs-Reasoning", labels=["knowledge", "reasoning"])
+    difficulty = ClassifierDifficulty("path/to/classifier", labels=["easy", "medium", "hard"])
+    diq_score = DIQScorer(model, validation, difficulty=difficulty)
     ```
     """
 

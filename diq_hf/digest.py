@@ -33,10 +33,21 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 # Where a model was loaded from and how it was first filled: nothing that it computes.
-_NOT_COMPUTED = (
-    "_name_or_path architectures auto_mapping base_model_name_or_path dtype inference_mode init_lora_weights "
-    "peft_version revision task_type torch_dtype transformers_version use_cache"
-).split()
+_NOT_COMPUTED = {
+    "_name_or_path",
+    "architectures",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "init_lora_weights",
+    "peft_version",
+    "revision",
+    "task_type",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 def model_digest(model: nn.Module) -> str:

@@ -91,7 +91,7 @@ class QuadrantRule:
         for name, value in (("difficulty", difficulty_percentile), ("influence", influence_percentile)):
             if not 0 <= value <= 100:
                 raise ValueError(f"`{name}_percentile` must be between 0 and 100, got {value}.")
-        columns = _columns(scored, (difficulty_column, influence_column))
+        columns = score_columns(scored, (difficulty_column, influence_column))
         difficulty, influence = columns[difficulty_column], columns[influence_column]
         scored_rows = np.isfinite(difficulty) & np.isfinite(influence)
         if not scored_rows.any():
@@ -153,7 +153,7 @@ class QuadrantRule:
             scored ([`~datasets.Dataset`]):
                 A dataset with both score columns.
         """
-        columns = _columns(scored, (self.difficulty_column, self.influence_column))
+        columns = score_columns(scored, (self.difficulty_column, self.influence_column))
         scores = columns[self.difficulty_column], columns[self.influence_column]
         ranks: list[int | None] = [None] * len(scored)
         for rank, row in enumerate(self.order(*scores), start=1):
@@ -214,7 +214,7 @@ def select_subset(
     names = [rule.difficulty_column, rule.influence_column]
     if strategy in STRATEGY_COLUMNS:
         names.append(STRATEGY_COLUMNS[strategy])
-    columns = _columns(scored, names)
+    columns = score_columns(scored, names)
     order = rule.order(columns[rule.difficulty_column], columns[rule.influence_column])
     if strategy == "random":
         # Drawn in row order, so that the draw does not depend on the scores.
@@ -245,7 +245,7 @@ def _budget(size: int, ratio: float | None, num_rows: int | None) -> int:
     return max(1, math.floor(ratio * size + 0.5))
 
 
-def _columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+def score_columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of a dataset as float64, with NaN for null."""
     present = getattr(scored, "column_names", None)
     if isinstance(present, Mapping):

@@ -76,8 +76,8 @@ SYNONYMS = (
     ("What is the diagnosis?", "Which disease is this?", "What is the most likely diagnosis?", "Name the diagnosis."),
     (" means that ", " shows that ", " tells us that "),
     (" mean that ", " show that ", " tell us that "),
-    (" suggests a ", " points to a ", " makes one think of a "),
-    (" suggest a ", " point to a ", " make one think of a "),
+    (" suggests a ", " points to a "),
+    (" suggest a ", " point to a "),
     (", so ", ", and so ", ", hence "),
     (", because ", ", as ", ", since "),
     (" shows ", " reveals "),
@@ -85,7 +85,12 @@ SYNONYMS = (
 
 
 def fill(draw: Draw, text: str, known: dict[str, str]) -> str:
-    """``{x}`` puts a known value, ``{4..9}`` draws a number, ``{a|b}`` a phrase; ``{x=...}`` also makes it known."""
+    """``{x}`` puts a known value, ``{4..9}`` draws a number, ``{a|b}`` a phrase; ``{x=...}`` also makes it known.
+
+    Of four phrases or more, the pool and the validation set take every other one.
+    """
+    for phrases in SYNONYMS:
+        text = text.replace(phrases[0], draw.pick(*phrases))
 
     def value(match: re.Match) -> str:
         name, body = match.groups()
@@ -96,22 +101,16 @@ def fill(draw: Draw, text: str, known: dict[str, str]) -> str:
             drawn = str(draw.num(*(round(float(bound) * scale) for bound in body.split(".."))) / scale)
             drawn = drawn if scale == 10 else drawn[:-2]
         else:
-            drawn = draw.pick(*body.split("|"))
+            options = body.split("|")
+            drawn = draw.pick(*(options[draw.half :: 2] if len(options) > 3 else options))
         known[name or ""] = drawn
         return drawn
 
     return re.sub(r"\{(?:(\w+)=)?([^{}]*)\}", value, text)
 
 
-def reworded(draw: Draw, text: str) -> str:
-    for phrase, *others in SYNONYMS:
-        text = text.replace(phrase, draw.pick(phrase, *others))
-    return text
-
-
 def filled(draw: Draw, case: Case, depth: int) -> Case:
     """The case with ``depth`` steps: extras join when it has fewer, and its first steps go when it has more."""
-    case = case._replace(question=reworded(draw, case.question), steps=tuple(reworded(draw, s) for s in case.steps))
     known = NUMBERS[case.template](draw) if case.template in NUMBERS else {}
     known = {name: str(value) for name, value in known.items()}
     extras = case.extras[: max(0, depth - len(case.steps))]
@@ -121,7 +120,7 @@ def filled(draw: Draw, case: Case, depth: int) -> Case:
     return case._replace(question=question, steps=steps, answer=answer, extras=())
 
 
-# --- Numbers: what a template with arithmetic computes for its text below ---
+# --- Numbers: what a template with arithmetic computes; its text below uses the names returned ---
 
 
 def anion_gap(d: Draw) -> dict:
@@ -153,7 +152,9 @@ def sodium(d: Draw) -> dict:
     real = round(na + add, 1)
     word, reading = "normal", "so only water has shifted out of cells"
     if not 135 <= real <= 145:
-        word, reading = ("low", "so sodium is truly low") if real < 135 else ("high", "so free water has been lost")
+        word, reading = (
+            ("low", "so true hyponatraemia is present") if real < 135 else ("high", "so free water has been lost")
+        )
     return locals()
 
 
@@ -288,31 +289,30 @@ NUMBERS = {function.__name__: function for function in (*COMPUTED, water_deficit
 CASES = parse("""
 [anion_gap; acid-base; common]
 Q: {who} {story}. {The blood gas and chemistry show|Results are|Blood tests give} pH {ph}, PaCO2 {co2} mmHg,
-  bicarbonate {bic}, sodium {na} and chloride {cl} mmol/L. {Describe the acid-base state.|Which acid-base disorder is
-  this, and is it compensated?}
+  bicarbonate {bic}, sodium {na} and chloride {cl} mmol/L. {Describe the acid-base state.|Which disorder is this, and
+  is it compensated?}
 - a pH of {ph} is below 7.35, so the blood is acidaemic.
 - bicarbonate is {low|down} at {bic} mmol/L, so the acidosis is metabolic.
-- the anion gap is {na} - {cl} - {bic} = {gap} mmol/L, far above 12, so an unmeasured acid is present.
-- Winters' formula expects a carbon dioxide of 1.5 x {bic} + 8 = {expected} mmHg, give or take 2.
+- the anion gap is {na} - {cl} - {bic} = {gap}, above 12, so an unmeasured acid is present.
+- Winters' formula expects a PaCO2 of 1.5 x {bic} + 8 = {expected}, give or take 2.
 - the measured {co2} mmHg is {fit}.
 A: high-gap metabolic acidosis ({cause}) {second}
 + Is a further metabolic disorder hidden? => the delta ratio ({gap} - 12) / (24 - {bic}) = {ratio} is {sign}. =>
   {third}
 [sodium; sodium; common]
 Q: {who} with {untreated|new|poorly controlled} diabetes is {thirsty|drowsy|dry and weak}. Glucose is {glucose} mg/dL
-  and measured sodium {na} mmol/L. {What is the sodium corrected for glucose|Correct the sodium for glucose}, using 1.6
-  mmol/L per 100 mg/dL.
-- glucose exceeds 100 by {over} mg/dL, and this lowers sodium by 1.6 x {over} / 100 = {add} mmol/L.
+  and sodium {na} mmol/L. Correct the sodium for glucose, using 1.6 mmol/L per 100 mg/dL {of excess|above 100}.
+- the excess of {over} mg/dL lowers sodium by 1.6 x {over} / 100 = {add}.
 - the corrected sodium is {na} + {add} = {real} mmol/L.
 A: corrected sodium {real} mmol/L
 + What does it mean? => a corrected value of {real} is {word}, {reading}. => {word}, {reading}
 [osmolar_gap; toxicology; rare]
 Q: {who}, {found with an unlabelled bottle|brought in after a party}, {clue}. Measured osmolality is {measured}
-  mOsm/kg, sodium {na} mmol/L, glucose {sugar} mg/dL, urea nitrogen {nitrogen} mg/dL, ethanol zero; there is a high-gap
-  acidosis. Which poison is likely?
-- calculated osmolality is 2 x {na} + {sugar}/18 + {nitrogen}/2.8 = {calculated} mOsm/kg.
-- the osmolar gap is {measured} - {calculated} = {gap}, far above 10, so many small uncharged molecules are present.
-- ethanol is absent and acidosis is present, so a toxic alcohol is being turned into an acid.
+  mOsm/kg, sodium {na} mmol/L, glucose {sugar} and urea nitrogen {nitrogen} mg/dL, with acidosis and no ethanol. Which
+  poison is likely?
+- calculated osmolality is 2 x {na} + {sugar}/18 + {nitrogen}/2.8 = {calculated}.
+- the osmolar gap is {measured} - {calculated} = {gap}, above 10, so extra molecules are present.
+- with acidosis and no ethanol, a toxic alcohol is being turned into an acid.
 - a patient who {clue} has most likely swallowed {poison}.
 A: {poison}
 + Which product does the harm? => alcohol and aldehyde dehydrogenase turn it into {acid}, which {harm}. => {acid}
@@ -321,7 +321,7 @@ A: {poison}
 [renal_dose; renal dosing; common]
 Q: {who} ({weight} kg, creatinine {creatinine} mg/dL) {reason}. You choose {drug}, {rule} when the clearance is below
   {limit} mL/min. {Which dose fits the kidney function?|Estimate the creatinine clearance and give the dose.}
-- {drug} leaves the body through the kidney, so the creatinine clearance decides on the dose.
+- {drug} leaves through the kidney, so the creatinine clearance decides on the dose.
 - Cockcroft-Gault gives (140 - {age}) x {weight} / (72 x {creatinine}) = {raw} mL/min.
 - for a {sex} this value {factor}.
 - {clearance} lies {side} {limit} mL/min, so the dose is {dose}.
@@ -339,14 +339,14 @@ Q: {who} breathing room air {story}. {Arterial gas|The blood gas}: PaO2 {oxygen}
   alveolar-arterial gradient (150 mmHg inspired) and judge it.
 - the alveolar oxygen is 150 - {co2} / 0.8 = {alveolar} mmHg.
 - the gradient is {alveolar} - {oxygen} = {gap} mmHg.
-- the limit for this age is {age} / 4 + 4 = {limit} mmHg, and {gap} lies {side} it.
+- the limit for this age is {age} / 4 + 4 = {limit}, and {gap} lies {side} it.
 A: gradient {gap} mmHg, {word}
-+ Why is oxygen low? => low oxygen with a {word} gradient in a patient who {story} fits {cause}. => {cause}
++ Why is oxygen low? => a {word} gradient in a patient who {story} fits {cause}. => {cause}
 + What helps? => the treatment has to reach this cause, which means {help_}. => {help_}
 [child_fluid; paediatric fluids; common]
 Q: {Before an operation|On the ward} a well-hydrated child of {weight} kg, aged {age} years, is kept without food and
   drink. Which hourly rate of maintenance fluid follows from the 4-2-1 rule?
-- the first 20 kg take 40 + 20 = 60 mL/h and the remaining {rest} kg take 1 mL/kg or {rest} mL/h.
+- the first 20 kg take 40 + 20 = 60 mL/h and the other {rest} kg take {rest} mL/h.
 - together this makes 60 + {rest} = {rate} mL/h.
 A: {rate} mL per hour
 + How much is that in a day? => over a day the volume is 24 x {rate} = {day} mL. => {day} mL per day
@@ -390,176 +390,171 @@ A: deficit {deficit} L, about {daily} L per day
   swelling
 [iron; anaemia; common]
 Q: A {21..45}-year-old woman with heavy periods is tired and craves ice. Haemoglobin is {8.2..10.4} g/dL, MCV {66..75}
-  fL, ferritin {f=4..11} ng/mL and iron-binding capacity {430..490} ug/dL. What kind of anaemia is this?
-- the red cells are small, so the list narrows to lack of iron, thalassaemia, inflammation or sideroblastic anaemia.
-- a ferritin of {f} ng/mL together with small cells and a high binding capacity shows that the iron stores are empty.
+  fL, ferritin {f=4..11} ng/mL and iron-binding capacity high. Which anaemia is this?
+- small red cells narrow the list to lack of iron, thalassaemia and a few rarer causes.
+- a ferritin of {f} with small cells and a high binding capacity means that the stores are empty.
 A: iron deficiency anaemia
-+ What next? => heavy periods explain the loss, so replace iron by mouth, treat the bleeding and repeat the blood
-  count. => oral iron and control of the bleeding
++ What next? => heavy periods explain the loss, so replace iron by mouth and treat the bleeding. => oral iron and
+  control of the bleeding
 [iron; anaemia; common]
 Q: A {51..79}-year-old man with active rheumatoid arthritis has a haemoglobin of {9.2..10.6} g/dL, MCV {82..88} fL,
-  ferritin {f=260..430} ng/mL, low serum iron and a low iron-binding capacity of {170..215} ug/dL. What kind of anaemia
-  is this?
-- normal-sized cells with low serum iron in active joint disease suggest iron that is present but locked away.
-- a ferritin as high as {f} with a low binding capacity means that hepcidin is holding iron inside macrophages.
+  ferritin {f=260..430} ng/mL, low serum iron and a low iron-binding capacity. Which anaemia is this?
+- normal-sized cells with low serum iron in active joint disease suggest iron that is locked away.
+- a ferritin as high as {f} means that hepcidin is holding iron inside macrophages.
 A: anaemia of chronic inflammation
-+ What next? => iron tablets are poorly absorbed while hepcidin is high, so calming the arthritis is what helps. =>
-  control the arthritis rather than give iron tablets
++ What next? => iron tablets are poorly absorbed while hepcidin is high, so calm the arthritis. => control the
+  arthritis
 [iron; anaemia; common]
 Q: A {22..38}-year-old {man|woman} whose parents come from Cyprus feels well. Haemoglobin is {10.6..11.6} g/dL, MCV
-  {m=61..66} fL, ferritin {f=80..140} ng/mL and the red cell count is high at {5.7..6.3} million per microlitre. What
-  kind of anaemia is this?
-- the ferritin of {f} ng/mL is normal, so simple lack of iron cannot explain cells as small as {m} fL.
-- very small cells with a high red cell count and full iron stores fit reduced making of a globin chain.
+  {m=61..66} fL, ferritin {f=80..140} ng/mL and the red cell count is high. Which anaemia is this?
+- a ferritin of {f} is normal, so lack of iron cannot explain cells of {m} fL.
+- many very small cells with full iron stores fit reduced making of a globin chain.
 A: beta-thalassaemia trait
-+ What next? => a raised HbA2 on electrophoresis would prove it, and a partner should be tested before a pregnancy. =>
-  measure HbA2 and offer partner testing
++ What next? => a raised HbA2 on electrophoresis would prove it. => measure HbA2
 [thyroid; thyroid; common]
-Q: A {31..67}-year-old {man|woman} reports tiredness, constipation and dry skin. TSH is {t=24..60} mIU/L (normal 0.4 to
-  4.5) and free T4 is {0.3..0.5} ng/dL (normal 0.8 to 1.8). How do you read these thyroid tests?
+Q: A {31..67}-year-old {man|woman} reports tiredness, constipation and dry skin. TSH is {t=24..60} mIU/L (normal below
+  4.5) and free T4 is low at {0.3..0.5} ng/dL. {How do you read these tests?|Which disorder is this?}
 - low free T4 with these symptoms means that too little thyroid hormone reaches the tissues.
-- a TSH of {t} mIU/L beside a low free T4 shows a healthy pituitary calling on a failing thyroid gland.
+- a TSH of {t} beside a low free T4 shows a healthy pituitary calling on a failing gland.
 A: primary hypothyroidism
-+ What treatment follows? => the missing hormone is replaced by mouth, and TSH is checked again after six to eight
-  weeks. => levothyroxine, adjusted to the TSH
++ What treatment follows? => the hormone is replaced by mouth, and TSH is repeated after six weeks. => levothyroxine,
+  adjusted to the TSH
 [thyroid; thyroid; common]
-Q: A {23..48}-year-old woman has lost weight, trembles and has staring, gritty eyes. TSH is below 0.01 mIU/L (normal
-  0.4 to 4.5), free T4 is {f=3.1..4.8} ng/dL (normal 0.8 to 1.8). How do you read these thyroid tests?
-- free T4 of {f} ng/dL with a suppressed TSH means that the thyroid works without asking the pituitary.
+Q: A {23..48}-year-old woman has lost weight, trembles and has staring, gritty eyes. TSH is unmeasurable and free T4 is
+  {f=3.1..4.8} ng/dL (normal 0.8 to 1.8). {How do you read these tests?|Which disorder is this?}
+- free T4 of {f} with a suppressed TSH means that the thyroid ignores the pituitary.
 - thyroid hormone excess together with eye disease points to antibodies that stimulate the TSH receptor.
 A: Graves disease with overt hyperthyroidism
-+ What treatment follows? => a beta blocker calms the tremor at once while methimazole lowers hormone making over
-  weeks. => a beta blocker and methimazole
++ What treatment follows? => a beta blocker calms the tremor while methimazole lowers hormone making. => a beta blocker
+  and methimazole
 [thyroid; thyroid; common]
-Q: A {34..62}-year-old {man|woman} without symptoms has a routine blood test. TSH is {t=5.6..8.8} mIU/L (normal 0.4 to
-  4.5) on two occasions, and free T4 is {1.0..1.4} ng/dL (normal 0.8 to 1.8). How do you read these thyroid tests?
-- free T4 lies within its range, so the tissues still receive enough hormone and overt disease is absent.
-- a TSH of {t} mIU/L with a normal free T4 means the gland keeps pace only under extra stimulation.
+Q: A {34..62}-year-old {man|woman} without symptoms has a routine blood test. TSH is {t=5.6..8.8} mIU/L (normal below
+  4.5) on two occasions, and free T4 is normal at {1.0..1.4} ng/dL. {How do you read these tests?|Which disorder is
+  this?}
+- free T4 is normal, so the tissues still receive enough hormone.
+- a TSH of {t} means that the gland keeps pace only under extra stimulation.
 A: subclinical hypothyroidism
-+ What next? => below a TSH of 10 without symptoms, most patients are watched, with antibodies and TSH checked later.
-  => observation with a repeat TSH
++ What next? => below a TSH of 10 and without symptoms, most patients are only watched. => observation with a repeat
+  TSH
 [thyroid; pituitary; rare]
-Q: A {33..65}-year-old {man|woman} has headaches, tiredness and loss of both outer visual fields. Free T4 is
-  {f=0.3..0.5} ng/dL (normal 0.8 to 1.8), yet TSH is only {t=0.9..1.8} mIU/L (normal 0.4 to 4.5). How do you read these
-  thyroid tests?
-- with free T4 down to {f} ng/dL, a working pituitary would push TSH far above the normal range.
-- a TSH of {t} that stays ordinary beside a low free T4, with a chiasm defect, places the fault in the pituitary.
+Q: A {33..65}-year-old {man|woman} has headaches, tiredness and loss of both outer visual fields. Free T4 is low at
+  {f=0.3..0.5} ng/dL, yet TSH is only {t=0.9..1.8} mIU/L, a value within the normal range. {How do you read these
+  tests?|Which disorder is this?}
+- with free T4 down to {f}, a working pituitary would push TSH far above normal.
+- an ordinary TSH of {t} with damage to the visual chiasm places the fault in the pituitary.
 A: central hypothyroidism from a pituitary mass
-+ What must come first? => thyroxine speeds up cortisol clearance, so cortisol must be checked and replaced beforehand.
-  => check and replace cortisol before levothyroxine
++ What must come first? => thyroxine speeds up cortisol clearance, so cortisol must be replaced beforehand. => check
+  and replace cortisol before levothyroxine
 [hepatitis; hepatitis B; common]
 Q: A {21..43}-year-old nursing student is screened before a placement. Surface antigen is negative, antibody to surface
-  antigen is {90..400} IU/L and core antibody is negative. How do you read this hepatitis B serology?
+  antigen is {90..400} IU/L and core antibody is negative. {How do you read this hepatitis B serology?|Which state of
+  hepatitis B is this?}
 - surface antigen is absent, so there is no current infection to explain.
-- surface antibody without core antibody can only come from vaccine, which contains surface antigen alone.
+- surface antibody without core antibody comes from vaccine, which holds surface antigen alone.
 A: immune through vaccination
 [hepatitis; hepatitis B; common]
 Q: A {39..71}-year-old man born in a region where hepatitis B is frequent feels well. Surface antigen is negative,
-  while antibody to surface antigen and total core antibody are both positive. How do you read this hepatitis B
-  serology?
+  while antibody to surface antigen and total core antibody are both positive. {How do you read this hepatitis B
+  serology?|Which state of hepatitis B is this?}
 - surface antigen has gone, so the virus no longer circulates in measurable amounts.
 - core antibody marks contact with the real virus, and surface antibody shows that it was cleared.
 A: past infection with natural immunity
 [hepatitis; hepatitis B; common]
 Q: A {26..58}-year-old {man|woman} had a positive surface antigen eight months ago and again today. Core IgG is
-  positive, core IgM and surface antibody are negative, and ALT is {70..160} U/L. How do you read this hepatitis B
-  serology?
+  positive, core IgM and surface antibody are negative, and ALT is {70..160} U/L. {How do you read this hepatitis B
+  serology?|Which state of hepatitis B is this?}
 - IgG without IgM against the core says that the infection is not a recent one.
-- surface antigen that persists beyond six months without surface antibody defines failure to clear the virus.
+- surface antigen that persists beyond six months defines failure to clear the virus.
 A: chronic hepatitis B
 [shock; shock; common]
 Q: A {52..78}-year-old {man|woman} with crushing chest pain is cold and clammy, pressure 78/50 mmHg. Wedge pressure is
-  {w=23..30} mmHg, cardiac index {i=1.5..2.0} L/min/m2 and vascular resistance is high. Which type of shock is this?
-- a wedge pressure of {w} mmHg means that the left heart is full, which rules out lack of volume.
-- a full heart that delivers an index of only {i} is failing as a pump, and the vessels tighten in response.
+  {w=23..30} mmHg, cardiac index {i=1.5..2.0} and vascular resistance high. Which type of shock is this?
+- a wedge pressure of {w} means that the left heart is full, not short of volume.
+- a full heart that delivers an index of only {i} is failing as a pump.
 A: cardiogenic shock
 + What helps most? => the likely cause is a blocked coronary artery, so reopening it quickly matters more than fluid.
   => urgent revascularisation
 [shock; shock; common]
 Q: A {44..79}-year-old {man|woman} with fever and a painful flank has warm hands and a pressure of 80/35 mmHg. Wedge
-  pressure is {7..10} mmHg, cardiac index {i=4.2..5.2} L/min/m2 and vascular resistance is low. Which type of shock is
-  this?
-- a cardiac index of {i} L/min/m2 is high, so the pump works and the vessels must have given way.
-- warm skin, high output and low vascular resistance with an infected kidney show vessels dilated by sepsis.
+  pressure is {7..10} mmHg, cardiac index {i=4.2..5.2} and vascular resistance low. Which type of shock is this?
+- a cardiac index of {i} is high, so the pump works and the vessels have given way.
+- warm skin and low resistance with an infected kidney show vessels dilated by sepsis.
 A: septic (distributive) shock
-+ What helps most? => antibiotics within the hour treat the cause while fluid and noradrenaline hold the pressure. =>
-  early antibiotics, fluid and noradrenaline
++ What helps most? => antibiotics treat the cause while fluid and noradrenaline hold the pressure. => early
+  antibiotics, fluid and noradrenaline
 [shock; shock; common]
 Q: A {24..61}-year-old {man|woman} falls from a ladder and becomes pale with a tense belly, pressure 75/55 mmHg. Wedge
-  pressure is {w=2..5} mmHg, cardiac index {1.6..2.1} L/min/m2 and vascular resistance is high. Which type of shock is
-  this?
-- a wedge pressure of {w} mmHg says that little blood returns to the heart, so the pump is empty and not weak.
-- low filling, low output and tight vessels after an injury with a tense belly mean bleeding inside the abdomen.
+  pressure is {w=2..5} mmHg, cardiac index {1.6..2.1} and vascular resistance high. Which type of shock is this?
+- a wedge pressure of {w} means that little blood returns, so the pump is empty and not weak.
+- low filling with tight vessels and a tense belly after a fall mean bleeding inside the abdomen.
 A: hypovolaemic shock from haemorrhage
 + What helps most? => clear fluid would dilute clotting factors, so blood products and surgical control come first. =>
   blood products and surgical control
 [porphyria; porphyria; rare]
 Q: A {19..43}-year-old woman has three days of severe belly pain after {t=starting phenytoin|a sulfonamide antibiotic|a
   crash diet|taking a barbiturate}, with {s=weak arms|a seizure|hallucinations|burning feet}. Pulse is {112..134},
-  sodium {120..129} mmol/L, the abdomen is soft, scans are normal, the skin is clear and her urine darkens in light.
-  What is the diagnosis?
-- severe pain with a soft abdomen and normal scans leads away from surgery and towards nerves or metabolism.
-- pain with a fast pulse, low sodium and {s} is the neurovisceral pattern of an acute hepatic porphyria.
-- {t} is a known trigger, because it raises ALA synthase in the liver of a person with a partial enzyme defect.
-- urine that darkens in light suggests excess porphobilinogen, and clear skin favours the commonest acute type.
+  sodium {120..129} mmol/L, abdomen soft, scans normal, skin clear, and the urine darkens in light. What is the
+  diagnosis?
+- severe pain with a soft abdomen and normal scans {leads away from surgery|speaks for nerves or metabolism}.
+- pain with a fast pulse, low sodium and {s} {is the pattern of|fits} an acute hepatic porphyria.
+- {t} is a known trigger, because it raises ALA synthase in the liver.
+- urine that darkens suggests excess porphobilinogen, and clear skin favours the commonest type.
 A: acute intermittent porphyria
-+ Name the enzyme. => porphobilinogen piles up when its deaminase, also called hydroxymethylbilane synthase, is
-  lacking. => porphobilinogen deaminase is deficient
-+ Name the treatment. => haem given into a vein represses ALA synthase, and glucose helps until it arrives. => remove
-  the trigger and give intravenous hemin
++ Name the enzyme. => porphobilinogen piles up when the enzyme that uses it, its deaminase, is lacking. =>
+  porphobilinogen deaminase
++ Name the treatment. => haem given into a vein represses ALA synthase, and glucose helps until then. => intravenous
+  hemin
 [wilson; Wilson disease; rare]
-Q: A {15..27}-year-old student develops {s=slurred speech|a wing-beating tremor|drooling|clumsy handwriting} and {low
-  mood|a fall in school marks|irritability}. ALT is {80..150} U/L, ceruloplasmin {c=5..11} mg/dL (normal 20 to 40), and
-  a slit lamp shows brown rings at the corneal edge. What is the diagnosis?
-- liver injury and a movement disorder in the same young person suggest one substance that harms both organs.
-- a ceruloplasmin of {c} mg/dL shows that copper is not being loaded onto its carrier in the liver.
-- brown corneal rings with {s} mean that copper has spilled from the liver into eye and brain.
+Q: A {19..31}-year-old {student|apprentice} develops {s=slurred speech|a wing-beating tremor|drooling|clumsy
+  handwriting} and low mood. ALT is {80..150} U/L, ceruloplasmin {c=5..11} mg/dL (low), and a slit lamp shows brown
+  rings at the corneal edge. What is the diagnosis?
+- liver injury and a movement disorder {together|in one young person} suggest one substance that harms both.
+- a ceruloplasmin of {c} mg/dL means that the liver does not load copper onto its carrier.
+- brown corneal rings with {s} mean that copper has {spilled|spread} into eye and brain.
 A: Wilson disease
-+ Name the gene. => the transporter that loads copper and drives it into bile is ATP7B, with recessive inheritance. =>
-  ATP7B
++ Name the gene. => the transporter that drives copper into bile is ATP7B, with recessive inheritance. => ATP7B
 + Name the treatment. => copper must be bound and kept from being absorbed, for life. => a chelator such as trientine
 [urea cycle; urea cycle; rare]
-Q: A boy aged {2..5} days feeds poorly, then becomes drowsy and breathes fast. Ammonia is {a=640..1400} umol/L, pH is
-  {7.47..7.53}, glucose is normal, ketones are absent, citrulline is very low and urinary orotic acid is high. Which
-  enzyme is deficient?
-- an ammonia of {a} umol/L explains the drowsiness, and normal glucose without ketones speaks against other defects.
-- ammonia drives breathing, so alkalosis fits a urea cycle defect whereas an organic acid disorder gives acidosis.
+Q: A boy aged {2..5} days feeds poorly, then becomes drowsy and breathes fast. Ammonia is {a=640..1400} umol/L, pH
+  {7.47|7.49|7.51|7.53}, glucose normal, ketones absent, citrulline very low and urinary orotic acid high. Which enzyme
+  is deficient?
+- an ammonia of {a} umol/L explains the drowsiness, and glucose and ketones are not the problem.
+- alkalosis fits a urea cycle defect, because ammonia drives breathing; organic acids would give acidosis.
 - very low citrulline places the block at or before the step that makes it.
-- carbamoyl phosphate leaks into pyrimidine making and raises orotic acid, so the blocked step comes right after it.
+- high orotic acid comes from unused carbamoyl phosphate, so the very next step is blocked.
 A: ornithine transcarbamylase
 + How is it inherited? => the gene lies on the X chromosome, which is why boys fall ill in the first days. => X-linked
-+ What is the treatment? => protein is stopped, scavengers and arginine are given, and dialysis removes ammonia fast.
-  => stop protein, give nitrogen scavengers and dialyse
++ What is the treatment? => stopping protein cuts the supply, scavengers bind nitrogen and dialysis is fastest. => no
+  protein, scavengers and dialysis
 [urea cycle; urea cycle; rare]
 Q: A {23..36}-year-old woman who has always avoided meat becomes confused {five days after giving birth|after a steroid
-  course|while fasting with influenza}. Ammonia is {a=170..320} umol/L, liver tests are normal, citrulline is low and
-  urinary orotic acid is high. Her brother died as a newborn. Which enzyme is deficient?
-- confusion with an ammonia of {a} umol/L and normal liver tests suggests a metabolic cause and not cirrhosis.
-- avoiding meat and worsening under protein breakdown suggest a nitrogen load that the urea cycle cannot clear.
+  course|while fasting with influenza|on a crash diet}. Ammonia is {a=170..320} umol/L, liver tests normal, citrulline
+  low and urinary orotic acid high. Her brother died as a newborn. Which enzyme is deficient?
+- an ammonia of {a} umol/L with normal liver tests suggests a metabolic cause and not cirrhosis.
+- trouble with meat and with protein breakdown suggests nitrogen that cannot be cleared.
 - low citrulline places the block at or before the step that makes citrulline.
 - high orotic acid shows unused carbamoyl phosphate, so the next enzyme in the cycle is the weak one.
 A: ornithine transcarbamylase
-+ How is it inherited? => a brother lost as a newborn fits an X-linked gene with a partly affected carrier sister. =>
-  X-linked, she is a carrier
-+ What is the treatment? => calories from glucose and fat stop protein breakdown while benzoate and phenylacetate bind
-  nitrogen. => glucose, no protein and nitrogen scavengers
++ How is it inherited? => a brother lost as a newborn fits an X-linked gene with a carrier sister. => X-linked
++ What is the treatment? => glucose stops protein breakdown while benzoate and phenylacetate bind nitrogen. => glucose
+  and nitrogen scavengers
 [whipple; Whipple disease; rare]
 Q: A {45..63}-year-old man has had {three|four|six} years of wandering joint pain and now loses {9..16} kg with fatty
   stools, swollen nodes and {slow eye movements|memory loss|low-grade fever}. The small bowel biopsy shows foamy
   macrophages that stain with PAS and are negative for acid-fast bacilli. What is the diagnosis?
-- joint pain that comes years before malabsorption, with nodes and other organs involved, suggests a slow infection.
-- PAS-positive macrophages packed into the small bowel wall contain remains of bacteria.
+- joint pain years before malabsorption, with other organs involved, {suggests a|fits a} slow infection.
+- PAS-positive macrophages in the bowel wall {contain remains of|have swallowed} bacteria.
 - absent acid-fast bacilli exclude mycobacteria, which leaves Tropheryma whipplei, to be proved by PCR.
 A: Whipple disease
-+ What is the treatment? => a drug that enters the brain is needed, then a year of maintenance prevents relapse. =>
-  ceftriaxone, then co-trimoxazole for a year
++ What is the treatment? => a drug that enters the brain is needed, then a year of maintenance. => ceftriaxone, then
+  co-trimoxazole
 [encephalitis; autoimmune encephalitis; rare]
-Q: A {19..31}-year-old woman with no past illness becomes {p=paranoid|mute|agitated} over two weeks, then has chewing
-  movements of the face, a seizure and swings of pulse and pressure. MRI is normal, spinal fluid has {c=18..60}
+Q: A {19..31}-year-old woman with no past illness becomes {p=paranoid|mute|agitated|sleepless} over two weeks, then has
+  chewing movements of the face, a seizure and swings of pulse and pressure. MRI is normal, spinal fluid has {c=18..60}
   lymphocytes, herpes PCR is negative. What is the diagnosis?
-- a first psychosis with seizures and unstable pulse is brain disease and cannot be put down to psychiatry alone.
-- {c} lymphocytes with a negative herpes PCR and a normal MRI favour an autoimmune encephalitis.
-- a young woman who turns {p} and then makes chewing movements is the classic picture of NMDA receptor antibodies.
+- a first psychosis with seizures and unstable pulse is {brain disease|not psychiatry alone}.
+- {c} lymphocytes with a negative herpes PCR {favour|speak for} an autoimmune encephalitis.
+- a young woman who turns {p} and makes chewing movements {is typical of|suggests} NMDA receptor antibodies.
 A: anti-NMDA receptor encephalitis
 + What must be searched for? => an ovarian teratoma can carry neural tissue that starts the immune response. => pelvic
   imaging for an ovarian teratoma
@@ -569,31 +564,31 @@ A: anti-NMDA receptor encephalitis
 Q: A {26..49}-year-old {man|woman} has a thyroid nodule with a calcitonin of {k=240..900} pg/mL, spells of headache and
   sweating, plasma metanephrines {m=4..8} times normal, and a calcium of {c=10.9..11.8} mg/dL with a high PTH. What
   unites these findings?
-- a thyroid nodule with a calcitonin of {k} pg/mL is medullary carcinoma, a tumour of the C cells.
-- spells of headache and sweating with metanephrines {m} times normal mean a phaeochromocytoma.
+- a thyroid nodule with a calcitonin of {k} is {medullary carcinoma|a medullary carcinoma}.
+- {spells|attacks} with metanephrines {m} times normal mean a phaeochromocytoma.
 - calcium of {c} mg/dL with a high PTH adds overactive parathyroid glands.
-- these three together are no coincidence but one inherited syndrome.
+- these three together {are no coincidence but|make up} one inherited syndrome.
 A: multiple endocrine neoplasia type 2A
-+ Which gene is it? => the syndrome comes from an activating germline change in the RET proto-oncogene. => RET
++ Which gene is it? => the syndrome comes from an activating germline change in RET. => RET
 + What is operated first? => neck surgery with an untreated phaeochromocytoma risks a pressure crisis. => the adrenal
   tumour first, after alpha blockade
 [purpura; microangiopathy; rare]
 Q: A {27..53}-year-old woman is confused and has small skin bleeds. Platelets are {p=8..19} x 10^9/L, haemoglobin
-  {7.2..8.8} g/dL with fragmented red cells, LDH {1100..1900} U/L, creatinine {1.1..1.5} mg/dL, PT and aPTT are normal.
-  What is the diagnosis?
+  {7.2..8.8} g/dL with fragmented red cells, LDH {1100..1900} U/L, creatinine {1.1..1.5} mg/dL, PT normal. What is the
+  diagnosis?
 - fragmented red cells with a high LDH mean that red cells are torn in small vessels.
-- platelets of only {p} with that haemolysis show that clots in small vessels are using platelets up.
-- normal PT and aPTT speak against disseminated coagulation, in which clotting factors are used up as well.
-- confusion with nearly intact kidneys points to missing ADAMTS13 and not to a haemolytic uraemic syndrome.
+- platelets of only {p} show that clots in these vessels are using platelets up.
+- a normal PT speaks against disseminated coagulation, which uses up clotting factors too.
+- confusion with nearly intact kidneys points to missing ADAMTS13.
 A: thrombotic thrombocytopenic purpura
-+ What is the treatment? => plasma exchange removes the antibody and supplies the enzyme, so it must start the same
-  day. => urgent plasma exchange with steroids
++ What is the treatment? => plasma exchange removes the antibody and supplies the enzyme. => urgent plasma exchange
+  with steroids
 [angioedema; angioedema; rare]
-Q: A {16..34}-year-old {man|woman} has had {5..11} attacks of swelling of face or hands without hives, plus belly
-  cramps that lasted two days. Adrenaline and antihistamines never helped, the mother has the same, and C4 is {c=3..8}
-  mg/dL (normal 15 to 45). What is the diagnosis?
+Q: A {19..35}-year-old {man|woman} has had {5..11} attacks of swelling of face or hands without hives, plus belly
+  cramps. Adrenaline and antihistamines never helped, the mother has the same, and C4 is {c=3..8} mg/dL (low). What is
+  the diagnosis?
 - swelling without hives that ignores antihistamines is driven by bradykinin and not by histamine.
-- belly cramps for two days fit the same swelling in the wall of the gut.
+- belly cramps fit the same swelling in the wall of the gut.
 - an affected mother suggests dominant inheritance and argues against a drug reaction.
 - a C4 of {c} mg/dL between attacks shows complement used up for want of C1 inhibitor.
 A: hereditary angioedema from C1 inhibitor deficiency
@@ -601,59 +596,59 @@ A: hereditary angioedema from C1 inhibitor deficiency
   inhibitor concentrate or icatibant
 [adrenal; adrenal; rare]
 Q: A {29..55}-year-old {man|woman} with months of weight loss and darkening skin collapses with a stomach upset.
-  Pressure is {72..84}/45 mmHg, sodium {s=119..127} mmol/L, potassium {k=5.7..6.5} mmol/L and glucose {52..64} mg/dL.
-  What is the diagnosis?
+  Pressure is {72..84}/45, sodium {s=119..127} and potassium {k=5.7..6.5} mmol/L, glucose {52..64} mg/dL. What is the
+  diagnosis?
 - sodium of {s} with potassium of {k} mmol/L suggests that aldosterone is missing.
 - low glucose and collapse during a minor illness suggest that cortisol is missing too.
 - dark skin shows a high ACTH, so the pituitary works and the adrenal glands have failed.
-- low pressure under stress in such a patient is an adrenal crisis, to be treated before results return.
+- low pressure under such stress is an adrenal crisis, to be treated before results return.
 A: adrenal crisis in primary adrenal insufficiency
 + What is given first? => cortisol has to be replaced at once, and salt and water must be refilled. => intravenous
-  hydrocortisone 100 mg and saline
+  hydrocortisone and saline
 """)
 
 # Each template with the numbers of steps of the rows made from it.
 TEMPLATES = {
-    "anion_gap": (4, 5, 6, 6),
-    "sodium": (2, 3, 3),
+    "anion_gap": (4, 5, 6),
+    "sodium": (2, 2, 3),
     "osmolar_gap": (4, 5, 6),
-    "renal_dose": (3, 3, 4, 4),
+    "renal_dose": (3, 3, 4),
     "calcium": (2, 2, 3, 4),
     "gas_exchange": (3, 3, 4, 5),
     "child_fluid": (2, 3),
     "burn": (4, 5, 6),
     "long_qt": (2, 3, 3, 4),
-    "probability": (4, 5, 5),
-    "iron": (1, 2, 3),
-    "thyroid": (1, 2, 2, 3),
+    "probability": (4, 4, 5),
+    "iron": (1, 2, 2, 3),
+    "thyroid": (1, 1, 2, 3),
     "hepatitis": (1, 1, 2),
-    "shock": (1, 2, 3),
-    "porphyria": (4, 5, 6),
+    "shock": (1, 1, 2, 3),
+    "porphyria": (1, 4, 6),
     "wilson": (1, 3, 5),
-    "urea cycle": (3, 4, 5, 6),
+    "urea cycle": (1, 3, 5, 6),
     "whipple": (1, 2, 4),
     "encephalitis": (1, 3, 5),
     "neoplasia": (4, 5, 6),
 }
 VALIDATION = {
     "water_deficit": (4, 5),  # held out of the pool, like the next three
-    "purpura": (4, 5),
-    "angioedema": (4, 5),
-    "adrenal": (4, 5),
-    "anion_gap": (5, 6),
-    "osmolar_gap": (5,),
-    "renal_dose": (4,),
-    "gas_exchange": (5,),
-    "calcium": (4,),
-    "sodium": (3,),
-    "burn": (6,),
-    "long_qt": (4,),
-    "probability": (5,),
-    "porphyria": (4, 6),
-    "wilson": (4,),
-    "urea cycle": (5,),
-    "encephalitis": (4,),
-    "neoplasia": (5,),
+    "purpura": (3, 4),
+    "angioedema": (3, 4),
+    "adrenal": (3, 5),
+    "anion_gap": (4, 5),
+    "osmolar_gap": (4,),
+    "renal_dose": (3,),
+    "gas_exchange": (4,),
+    "calcium": (3,),
+    "sodium": (2,),
+    "burn": (5,),
+    "long_qt": (3,),
+    "probability": (4,),
+    "porphyria": (3, 5),
+    "wilson": (3,),
+    "urea cycle": (4,),
+    "encephalitis": (3,),
+    "neoplasia": (4,),
 }
 
 HANDWRITTEN = parse("""
@@ -698,8 +693,8 @@ Q: An 84-year-old woman grows confused and sees insects on the wall three days a
 A: anticholinergic delirium; stop oxybutynin and drain the bladder
 [hand; sodium; common]
 Q: A 66-year-old smoker with a mass near the lung hilum is drowsy. Sodium is 118 mmol/L, plasma osmolality 246, urine
-  osmolality 520 mOsm/kg, urine sodium 62 mmol/L. He looks neither dry nor swollen; cortisol and TSH are normal.
-  Explain.
+  osmolality 520 mOsm/kg, urine sodium 62 mmol/L. He looks neither dry nor swollen; cortisol and TSH are normal. What
+  is the cause?
 - a plasma osmolality of 246 shows that the low sodium is real and not an effect of glucose.
 - urine of 520 is far too concentrated for such dilute blood, so vasopressin is acting.
 - normal volume and a urine sodium of 62 say that this vasopressin is not a reply to volume loss.
@@ -761,16 +756,16 @@ Q: A 79-year-old woman on digoxin for atrial fibrillation took clarithromycin fo
 - potassium of 5.9 shows a blocked sodium pump, and with the slow pulse it calls for antibody fragments.
 A: digoxin toxicity from clarithromycin; give digoxin-specific antibody fragments
 [hand; oncology; rare]
-Q: A 19-year-old man from Sardinia begins chemotherapy for Burkitt lymphoma. A day later uric acid is 14 mg/dL,
-  potassium 6.1, phosphate high, calcium low. After rasburicase he turns dusky, oxygen saturation 85% but PaO2 normal,
-  and haemoglobin falls. Explain both events and what to avoid.
+Q: A 19-year-old man from Sardinia begins chemotherapy for Burkitt lymphoma. Next day uric acid, potassium and
+  phosphate are high, calcium low. After rasburicase he turns dusky with saturation 85%, normal PaO2 and falling
+  haemoglobin. What explains both events, and what must be avoided?
 - a fast tumour under chemotherapy bursts its cells, which frees potassium, phosphate and nucleic acids.
 - phosphate binds calcium and nucleic acids become uric acid, so this is tumour lysis syndrome.
 - rasburicase breaks uric acid down and produces hydrogen peroxide on the way.
 - red cells without G6PD, a frequent trait in Sardinia, cannot neutralise peroxide and haemolyse.
 - low saturation with a normal PaO2 means that haemoglobin was oxidised to methaemoglobin.
 - methylene blue needs G6PD to work and would worsen haemolysis, so it must be avoided.
-A: tumour lysis, then rasburicase haemolysis in G6PD deficiency; avoid rasburicase and methylene blue
+A: tumour lysis, then haemolysis in G6PD deficiency; avoid rasburicase and methylene blue
 [hand; spine; common]
 Q: A 45-year-old man with back pain for years now has numbness where a saddle would touch, weak ankles on both sides
   and has not passed urine since last night. What should be arranged?
@@ -827,9 +822,10 @@ TRIVIAL = [
 def answer_text(draw: Draw, case: Case) -> str:
     """The steps and the answer, numbered or in prose; whatever the style, the text ends in a colon and the answer."""
     style, steps = draw.pick("lines", "inline", "prose"), [step[0].upper() + step[1:] for step in case.steps]
-    if style != "prose":
-        numbered = [f"Step {i}: {step}" for i, step in enumerate(steps, 1)]
-        return ("\n" if style == "lines" else " ").join([*numbered, f"Answer: {case.answer}."])
+    if style == "lines":
+        return "\n".join([*(f"{i}. {step}" for i, step in enumerate(steps, 1)), f"Answer: {case.answer}."])
+    if style == "inline":
+        return " ".join([*(f"Step {i}: {step}" for i, step in enumerate(steps, 1)), f"Answer: {case.answer}."])
     if len(steps) > 1:
         links = [*("First", "Next", "Then", "After that", "In addition")[: len(steps) - 1], "Finally"]
         steps = [f"{link}, {step}" for link, step in zip(links, case.steps, strict=True)]

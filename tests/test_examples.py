@@ -1,0 +1,52 @@
+"""The examples run, on a tiny model, and say true things about what they show."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from clinical_pool import clinical_pool, clinical_validation  # noqa: E402
+
+
+def test_demo(model_folder, tmp_path):
+    command = [sys.executable, EXAMPLES / "demo.py", "--model", model_folder, "--output", tmp_path, "--ratio", "0.1"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    for shown in (
+        "120 rows in the pool",
+        "whole pool",
+        "Q1",
+        "Taken first",
+        "Taken last",
+        "Q1 against the whole pool",
+    ):
+        assert shown in result.stdout
+    assert (tmp_path / "quadrants.png").read_bytes().startswith(b"\x89PNG")
+    subset = load_from_disk(tmp_path / "subset")
+    assert subset["diq_rank"][:] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_pool_is_what_it_says(seed):
+    pool, validation = clinical_pool(seed), clinical_validation(seed + 1)
+    assert pool == clinical_pool(seed)
+    assert len(pool) == 120 and len(validation) == 24
+    kinds = Counter(row["kind"] for row in pool)
+    assert kinds["duplicate"] == kinds["corrupted"] == kinds["trivial"] == 12
+    by_id = {row["id"]: row for row in pool}
+    assert len(by_id) == 120
+    for row in pool:
+        source = by_id[row["source_id"]]
+        assert (row["prompt"] == source["prompt"]) == (row["kind"] in ("duplicate", "corrupted") or row is source)
+        assert (row["completion"] == source["completion"]) == (row["kind"] != "corrupted")
+        assert 1 <= row["steps"] <= 6
+    questions = {row["prompt"][0]["content"] for row in pool}
+    assert not questions & {row["prompt"][0]["content"] for row in validation}
