@@ -70,9 +70,7 @@ class TokenBudget:
                         f"Row {batch[0]} with its {longest} tokens does not fit into memory alone. Lower "
                         "`max_length`, or use a smaller dtype or a larger device."
                     ) from error
-                self.max_tokens = max(longest, self.max_tokens // 2)
-                if len(batch) * longest <= self.max_tokens:  # the batch was smaller than the budget allows
-                    self.max_tokens = len(batch) * longest // 2
+                self.max_tokens = max(longest, len(batch) * longest // 2)
             else:
                 waiting = waiting[len(batch) :]
                 yield batch, result

@@ -183,15 +183,14 @@ class ClassifierDifficulty:
         self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         self.model = AutoModelForSequenceClassification.from_pretrained(model, revision=revision).eval()
         self.order = class_order(self.model.config.id2label, labels)
-        self.fingerprint = digest(
-            ["classifier-1", model_digest(self.model), tokenizer_digest(self.tokenizer), self.order, text]
-        )
+        positions = getattr(self.model.config, "max_position_embeddings", None) or 512
+        self.max_length = min(self.tokenizer.model_max_length, positions)
+        digests = model_digest(self.model), tokenizer_digest(self.tokenizer)
+        self.fingerprint = digest(["classifier-1", *digests, self.order, text, self.max_length])
         if device is None:
             accelerator = torch.accelerator.current_accelerator(check_available=True)
             device = "cpu" if accelerator is None else accelerator.type
         self.model.to(device)
-        positions = getattr(self.model.config, "max_position_embeddings", None) or 512
-        self.max_length = min(self.tokenizer.model_max_length, positions)
 
     def prepare(self, row: Mapping, encoder: RowEncoder) -> str:
         prompt, answer = encoder.texts(row)
@@ -246,7 +245,7 @@ def class_order(id2label: Mapping[int, str], labels: Sequence[str] | None = None
         return [ids[label] for label in labels]
     if len(names) == 1:
         return None
-    numbers = {i: re.findall(r"-?\d+(?:\.\d+)?", name) for i, name in names.items()}
+    numbers = {i: re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", name) for i, name in names.items()}
     if any(len(found) != 1 for found in numbers.values()) or len({found[0] for found in numbers.values()}) < len(
         names
     ):

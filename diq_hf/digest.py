@@ -32,15 +32,19 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return state.hexdigest()
 
 
-# Where a model was loaded from and how it was first filled: nothing that it computes.
+# Where a model was loaded from, how it was first filled, what it pads and stops with: nothing that scores depend on.
+# (Building a trainer writes the tokenizer's ids into the model's configuration.)
 _NOT_COMPUTED = {
     "_name_or_path",
     "architectures",
     "auto_mapping",
     "base_model_name_or_path",
+    "bos_token_id",
     "dtype",
+    "eos_token_id",
     "inference_mode",
     "init_lora_weights",
+    "pad_token_id",
     "peft_version",
     "revision",
     "task_type",
@@ -54,12 +58,15 @@ def model_digest(model: nn.Module) -> str:
     """Digest of what a model computes: its weights, configuration and adapters."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     configs = {"": model.config, **getattr(model, "peft_config", {})}
-    parts = {
-        name: {key: value for key, value in config.to_dict().items() if key not in _NOT_COMPUTED}
-        for name, config in configs.items()
-    }
+    parts = {name: _computed(config.to_dict()) for name, config in configs.items()}
     adapters = model.active_adapters if len(configs) > 1 else None
     return digest([type(base).__name__, parts, adapters, tensors_digest(model.state_dict())])
+
+
+def _computed(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {str(key): _computed(value) for key, value in config.items() if key not in _NOT_COMPUTED}
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -150,16 +150,12 @@ class RowEncoder:
         encoded = self._pretokenized(row) if "input_ids" in row else self._tokenize(_chatml(row))
         input_ids = np.asarray(encoded["input_ids"], dtype=np.int64)
         labels = self._labels(encoded, row, input_ids)
-        if self.vocab_size is not None and len(input_ids) and input_ids.max() >= self.vocab_size:
-            raise ValueError(
-                f"Token id {input_ids.max()} is outside the model's vocabulary of {self.vocab_size}: the tokenizer "
-                "(or the pre-tokenized data) belongs to another model. Pass the matching `processing_class`, or "
-                "call `model.resize_token_embeddings(len(tokenizer))`."
-            )
+        self._check_vocabulary(input_ids)
+        self._check_vocabulary(labels[labels != IGNORE_INDEX])
         if not (labels[1:] != IGNORE_INDEX).any():
             raise RowError(
-                "it has no token to train on: the completion is empty, or every token is masked. Remove the row or "
-                "mend its completion."
+                "it has no token to train on: every token is masked. Remove the row, or mend its completion or its "
+                "mask."
             )
         cut = slice(None)
         if self.max_length is not None:
@@ -220,10 +216,20 @@ class RowEncoder:
             prompt, answer = row.get(self.dataset_text_field), ""
         return _join(prompt, "prompt"), _join(answer, "completion")
 
+    def _check_vocabulary(self, ids: np.ndarray) -> None:
+        if self.vocab_size is None or not len(ids) or (ids.min() >= 0 and ids.max() < self.vocab_size):
+            return
+        raise ValueError(
+            f"Token id {ids.min() if ids.min() < 0 else ids.max()} is outside the model's vocabulary of "
+            f"{self.vocab_size}: the tokenizer (or the pre-tokenized data) belongs to another model, or masked labels "
+            f"are not {IGNORE_INDEX}. Pass the matching `processing_class`, or call "
+            "`model.resize_token_embeddings(len(tokenizer))`."
+        )
+
     def _pretokenized(self, row: dict) -> dict:
         for name in ("input_ids", "labels", "completion_mask", "assistant_masks"):
-            if name in row and (not isinstance(row[name], list) or len(row[name]) != len(row["input_ids"])):
-                raise RowError(f"`{name}` must be a list of integers as long as `input_ids`.")
+            if name in row:
+                _check_integers(row[name], name, len(row["input_ids"]) if isinstance(row["input_ids"], list) else 0)
         return row
 
     def _tokenize(self, row: dict) -> dict:
@@ -231,9 +237,12 @@ class RowEncoder:
             return self._prompt_completion(row)
         if "messages" in row:
             _check_messages(row["messages"], "messages")
+            if row["messages"][-1]["role"] == "assistant":
+                _check_filled(row["messages"][-1])
             return self._render(row, row["messages"], return_assistant_tokens_mask=self.assistant_only_loss)
         if self.dataset_text_field in row:
             text = _check_text(row[self.dataset_text_field], self.dataset_text_field)
+            _check_filled(text)
             return {"input_ids": self._ids(text if text.endswith(self._eos) else text + self._eos)}
         raise RowError(
             f"its columns {sorted(row)} are no known format. Use {ACCEPTED} "
@@ -247,11 +256,13 @@ class RowEncoder:
         if isinstance(prompt, list):
             _check_messages(prompt, "prompt")
             _check_messages(completion, "completion")
+            _check_filled(completion[-1])
             encoded = self._render(row, prompt + completion, return_assistant_tokens_mask=self.assistant_only_loss)
             prompt_ids = self._render(row, prompt, add_generation_prompt=True)["input_ids"]
         else:
             _check_text(prompt, "prompt")
             _check_text(completion, "completion")
+            _check_filled(completion)
             # Like the trainer, which gives the EOS token to the text column of a row that has one as well.
             text = row.get(self.dataset_text_field)
             text_takes_eos = isinstance(text, str) and not text.endswith(self._eos)
@@ -269,10 +280,7 @@ class RowEncoder:
     def _labels(self, encoded: dict, row: dict, input_ids: np.ndarray) -> np.ndarray:
         labels = encoded.get("labels", row.get("labels"))
         if labels is not None:
-            if not isinstance(labels, list) or len(labels) != len(input_ids):
-                raise RowError(
-                    f"its `labels` column does not match its {len(input_ids)} tokens. Rename or remove `labels`."
-                )
+            _check_integers(labels, "labels", len(input_ids))
             return np.asarray(labels, dtype=np.int64)
         completion_only = self.completion_only_loss
         if completion_only is None:
@@ -299,8 +307,11 @@ class RowEncoder:
                 tools=json.loads(tools) if isinstance(tools, str) else tools,
                 **kwargs,
             )
-        except TemplateError as error:
-            raise RowError(f"the chat template refuses its messages: {error}") from error
+        except json.JSONDecodeError as error:
+            raise RowError(f"its `tools` are no JSON: {error}") from error
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            # A template is a program of its author's: whatever it raises, it is this row it cannot render.
+            raise RowError(f"the chat template cannot render its messages: {error}") from error
         encoded = {name: rendered[name] for name in ("input_ids", "assistant_masks") if name in rendered}
         if "assistant_masks" in encoded and 1 not in encoded["assistant_masks"]:
             raise RowError("`assistant_only_loss=True`, but the chat template marks no assistant token in it.")
@@ -344,6 +355,21 @@ def _check_text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise RowError(f"`{column}` must be a string, got {type(value).__name__}.")
     return value
+
+
+def _check_filled(answer: str | dict) -> None:
+    """The trainer would train such a row on its end token alone, and the row would rank high for it."""
+    text = answer if isinstance(answer, str) else answer.get("content") or answer.get("tool_calls")
+    if not text or (isinstance(text, str) and not text.strip()):
+        raise RowError("its text to train on is empty. Remove the row, or fill in its completion.")
+
+
+def _check_integers(values: Any, column: str, length: int) -> None:
+    if not isinstance(values, list) or len(values) != length or not all(isinstance(value, int) for value in values):
+        raise RowError(
+            f"`{column}` must be a list of {length} integers, one for each token. Mend it, or rename the column if it "
+            "means something else."
+        )
 
 
 def _check_messages(messages: Any, column: str) -> None:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class InfluenceEngine:
         target_modules: str | Sequence[str] | None = None,
         max_tokens_per_batch: int | None = None,
     ):
+        _check_whole(model)
         self.model = model
         self.modules = scored_modules(model, target_modules)
         self.row_loss = RowLoss(model)
@@ -92,6 +94,7 @@ class InfluenceEngine:
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch)
+        self.max_row_length = _fixed_rotary_length(model.config.get_text_config())
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
 
     def validation_gradient(
@@ -118,7 +121,10 @@ class InfluenceEngine:
             losses = self._mean_losses([rows[i] for i in batch])
             parts = (None,) * len(weights)
             if losses.requires_grad:
-                parts = torch.autograd.grad(losses.sum(), list(weights.values()), allow_unused=True)
+                # About undoes the division by the row's tokens, exactly: fp16 gradients would vanish otherwise.
+                scale = 2.0 ** round(math.log2(sum(rows[i].num_trained for i in batch) / len(batch)))
+                parts = torch.autograd.grad(losses.sum() * scale, list(weights.values()), allow_unused=True)
+                parts = [None if part is None else part.to(self.dtype) / scale for part in parts]
             return losses.detach().cpu().double().numpy(), parts
 
         with scoring_mode(self.model, weights.values()):
@@ -161,20 +167,28 @@ class InfluenceEngine:
         """
         influence, loss = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
         tokens: torch.Tensor | None = None
+        fired: set[str] = set()
 
         def shares(batch: list[int]) -> tuple[np.ndarray, np.ndarray]:
             nonlocal tokens
             picked = [rows[i] for i in batch]
-            input_ids, labels = pad(picked, self.device)
+            input_ids, labels = self._pad(picked)
             tokens = torch.zeros(input_ids.shape, dtype=self.dtype, device=self.device, requires_grad=True)
+            fired.clear()
             losses = self.row_loss(input_ids, labels)
+            if silent := [name for name in self.modules if name not in fired]:
+                raise ValueError(
+                    f"The forward pass uses the weight of {_some(silent)} without calling the module, so its share of "
+                    "the influence cannot be taken. Leave it out of the adapter or of `target_modules` "
+                    "(`target_parameters` of PEFT, for one)."
+                )
             # The sum keeps every row apart; each is divided by its own token count afterwards, never rounded before.
             (share,) = torch.autograd.grad(losses.sum(), tokens)
             counts = np.array([row.num_trained for row in picked])
             share = share.sum(dim=1, dtype=torch.float64).cpu().numpy()
             return share / counts, losses.detach().cpu().double().numpy() / counts
 
-        with scoring_mode(self.model), _probes(self.modules, direction, lambda: tokens):
+        with scoring_mode(self.model), _probes(self.modules, direction, lambda: tokens, fired):
             for batch, (dots, losses) in self.budget.run(rows, shares):
                 influence[batch], loss[batch] = dots, losses
                 if progress is not None:
@@ -192,8 +206,18 @@ class InfluenceEngine:
                     progress(len(batch))
         return loss
 
+    def _pad(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(map(len, rows))
+        if self.max_row_length is not None and longest > self.max_row_length:
+            raise ValueError(
+                f"A row has {longest} tokens, and beyond {self.max_row_length} this model's rotary embedding changes "
+                "with the longest row of a batch: scores would depend on the batch. Set "
+                f"`max_length={self.max_row_length}`."
+            )
+        return pad(rows, self.device)
+
     def _mean_losses(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        losses = self.row_loss(*pad(rows, self.device))
+        losses = self.row_loss(*self._pad(rows))
         return losses / losses.new_tensor([row.num_trained for row in rows])
 
 
@@ -223,7 +247,10 @@ def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None 
     else:
         head = model.get_output_embeddings()
         names = DEFAULT_TARGET_MODULES if target_modules is None else target_modules
-        found = {n: m for n, m in linear.items() if _matches(n, names) and (m is not head or names != "all-linear")}
+        if names in (DEFAULT_TARGET_MODULES, "all-linear"):  # the language model's, not a vision tower's
+            decoder = {id(module) for module in model.get_decoder().modules()}
+            linear = {name: module for name, module in linear.items() if id(module) in decoder}
+        found = {name: module for name, module in linear.items() if _matches(name, names)}
         if head in found.values():
             raise ValueError("The output embeddings cannot be scored. Leave `lm_head` out of `target_modules`.")
         if not found:
@@ -235,6 +262,36 @@ def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None 
         if not module.weight.is_floating_point():
             raise ValueError(f"`{name}` is quantized, so its weight has no gradient. Put a LoRA adapter on the model.")
     return found
+
+
+def _check_whole(model: nn.Module) -> None:
+    """Refuses wrapped and sharded models, whose parameters are not where autograd looks for them."""
+    from peft import PeftModel
+    from torch.distributed.tensor import DTensor
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise TypeError(
+            f"A {type(model).__name__} cannot be scored: pass the transformers or PEFT model itself, which is "
+            "`accelerator.unwrap_model(model)` of a wrapped one."
+        )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") or parameter.is_meta:
+            raise ValueError(
+                f"`{name}` is sharded or offloaded (FSDP, DeepSpeed ZeRO-3, disk), and such a model cannot be scored. "
+                "Load it whole: scoring needs neither gradients of its weights nor optimizer state."
+            )
+
+
+def _fixed_rotary_length(config: Any) -> int | None:
+    """Longest row whose rotary embedding does not depend on its batch, or `None` for no limit."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    if not any(part.get("rope_type") in ("dynamic", "longrope") for part in parts):
+        return None
+    lengths = [part.get("original_max_position_embeddings") for part in parts]
+    lengths.append(getattr(config, "original_max_position_embeddings", None))
+    return next(filter(None, lengths), config.max_position_embeddings)
 
 
 def _matches(name: str, targets: str | Sequence[str]) -> bool:
@@ -274,21 +331,25 @@ def scoring_mode(model: nn.Module, differentiate: Sequence[torch.Tensor] = ()):
 
 
 @contextmanager
-def _probes(modules: dict[str, nn.Module], direction: Direction, tokens: Callable[[], torch.Tensor]):
-    """Hooks that let one backward pass collect every module's shares in the gradient of `tokens()`."""
+def _probes(modules: dict[str, nn.Module], direction: Direction, tokens: Callable[[], torch.Tensor], fired: set[str]):
+    """Hooks that let one backward pass collect every module's shares in the gradient of `tokens()`.
+
+    Each adds its module's name to `fired` when it runs.
+    """
     handles = []
     try:
         for name, module in modules.items():
-            handles.append(
-                module.register_forward_hook(_probe_hook(name, module, direction.tensors[f"{name}.weight"], tokens))
-            )
+            hook = _probe_hook(name, module, direction.tensors[f"{name}.weight"], tokens, fired)
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _probe_hook(name: str, module: nn.Module, gradient: torch.Tensor, tokens: Callable[[], torch.Tensor]):
+def _probe_hook(
+    name: str, module: nn.Module, gradient: torch.Tensor, tokens: Callable[[], torch.Tensor], fired: set[str]
+):
     gradient = gradient.T if isinstance(module, Conv1D) else gradient  # to (out, in)
     # A power of two, so that nothing is rounded: an fp16 product of small numbers would vanish otherwise.
     largest = float(gradient.abs().max())
@@ -297,6 +358,7 @@ def _probe_hook(name: str, module: nn.Module, gradient: torch.Tensor, tokens: Ca
 
     def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         nonlocal cast
+        fired.add(name)
         if output.shape[:-1] != tokens().shape:
             raise ValueError(
                 f"`{name}` gives {tuple(output.shape)} for a batch of {tuple(tokens().shape)} tokens: it does not see "
@@ -304,7 +366,8 @@ def _probe_hook(name: str, module: nn.Module, gradient: torch.Tensor, tokens: Ca
             )
         if cast is None or (cast.dtype, cast.device) != (output.dtype, output.device):
             cast = (gradient / scale).to(output.device, output.dtype)
-        return _Probe.apply(output, args[0], cast, scale, tokens())
+        # A model spread over devices has modules away from the tokens.
+        return _Probe.apply(output, args[0], cast, scale, tokens().to(output.device))
 
     return hook
 

@@ -8,6 +8,9 @@ from .formats import IGNORE_INDEX
 
 # Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a matrix product to run at full speed.
 LOGITS_PER_CHUNK = 2**24
+# What models call the cap on their logits, and the factors on them (or their inverse).
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "softcap")
+FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 class RowLoss:
@@ -16,22 +19,25 @@ class RowLoss:
     The backbone gives hidden states, and the head turns only those before a trained token into logits, a chunk at a
     time, so memory does not grow with the vocabulary. Reductions are in fp32 (fp64 for an fp64 model).
 
-    How a model scales or caps its logits is found by comparing with its own forward pass, not by its name.
+    How a model scales its logits is found by comparing with its own forward pass, not by its name.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             A causal language model.
 
     Raises:
-        `ValueError`: The head is not a plain matrix, or the model's logits are not a scaled and capped product of it.
+        `ValueError`: The head is not a plain matrix, the model's logits are not a scaled and capped product of it, or
+            the model is not causal.
     """
 
     def __init__(self, model: nn.Module):
         causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.backbone = causal_lm.base_model
         self.head = causal_lm.get_output_embeddings()
-        if self.head is None or self.backbone is causal_lm:
-            raise ValueError(f"{type(causal_lm).__name__} has no language-model head: pass a causal language model.")
+        if self.head is None or self.backbone is causal_lm or causal_lm.config.is_encoder_decoder:
+            raise ValueError(
+                f"{type(causal_lm).__name__} is no decoder with a language-model head: pass a causal language model."
+            )
         if (
             not isinstance(getattr(self.head, "weight", None), torch.Tensor)
             or not self.head.weight.is_floating_point()
@@ -41,8 +47,12 @@ class RowLoss:
                 "quantization and of the adapter's `target_modules`."
             )
         config = causal_lm.config.get_text_config()
-        self.softcap = getattr(config, "final_logit_softcapping", None)
-        self.scale = self._find_scale(causal_lm, config)
+        caps, factors = (
+            [value for name in names if isinstance(value := getattr(config, name, None), int | float) and value]
+            for names in (CAPS, FACTORS)
+        )
+        self.softcap = caps[0] if caps else None
+        self.scale = self._find_scale(causal_lm, [1.0, *factors, *(1 / factor for factor in factors)])
 
     def __call__(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of each row's token losses.
@@ -57,45 +67,48 @@ class RowLoss:
             `torch.Tensor` of shape `(rows,)`: sums in nats, differentiable with respect to the hidden states.
         """
         hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        targets = labels[:, 1:]
-        row, position = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+        device = self.head.weight.device
+        targets = labels[:, 1:].to(device)
+        trained = targets != IGNORE_INDEX
         token_losses = _ChunkedCrossEntropy.apply(
-            hidden[row, position].to(self.head.weight.device),
+            hidden[:, :-1].to(device)[trained],
             self.head.weight,
             getattr(self.head, "bias", None),
-            targets[row, position].to(self.head.weight.device),
+            targets[trained],
             self.scale,
             self.softcap,
         )
-        return token_losses.new_zeros(len(labels)).index_add(0, row.to(token_losses.device), token_losses)
+        return token_losses.new_zeros(trained.shape).masked_scatter(trained, token_losses).sum(dim=1)
 
     @torch.no_grad()
-    def _find_scale(self, causal_lm: nn.Module, config) -> float:
-        """The factor on the logits: the one, among those its config names, that gives the model's own logits."""
-        names = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-        factors = [value for name in names if isinstance(value := getattr(config, name, None), int | float) and value]
-        candidates = [1.0, *factors, *(1 / factor for factor in factors)]
-        vocabulary = causal_lm.get_input_embeddings().weight.shape[0]
-        input_ids = torch.arange(1, 9, device=causal_lm.get_input_embeddings().weight.device)[None] % vocabulary
+    def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:
+        """The factor on the logits that gives the model's own, seen on a few tokens; also looks that it is causal."""
+        embeddings = causal_lm.get_input_embeddings().weight
+        input_ids = torch.arange(1, 9, device=embeddings.device)[None] % len(embeddings)
         training = [module for module in causal_lm.modules() if module.training]
         causal_lm.eval()
         try:
             expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
+            start = self.backbone(input_ids=input_ids[:, :4], use_cache=False).last_hidden_state[0]
         finally:
             for module in training:
                 module.training = True
-        hidden = hidden.to(self.head.weight.device)
-        bias = getattr(self.head, "bias", None)
+        name, epsilon = type(causal_lm).__name__, torch.finfo(self.head.weight.dtype).eps
+        if float((hidden[:4] - start).abs().max()) > 32 * epsilon * (1 + float(hidden.abs().max())):
+            raise ValueError(
+                f"{name} looks at later tokens: it is not causal, so padding would change its scores. Pass a causal "
+                "language model."
+            )
+        hidden, bias = hidden.to(self.head.weight.device), getattr(self.head, "bias", None)
         found = [_logits(hidden, self.head.weight, bias, factor, self.softcap).float() for factor in candidates]
         errors = [float((logits - expected.to(logits.device)).abs().max()) for logits in found]
         best = min(range(len(candidates)), key=errors.__getitem__)
-        tolerance = 32 * torch.finfo(self.head.weight.dtype).eps * (1 + float(expected.abs().max()))
-        if not errors[best] <= max(tolerance, 1e-4):
+        if not errors[best] <= 4 * epsilon * (1 + float(expected.abs().max())):
             raise ValueError(
-                f"{type(causal_lm).__name__} does not make its logits from its hidden states in a way known here "
-                f"(off by {errors[best]:.2g} with `softcap={self.softcap}`, scales {candidates}), so its loss would "
-                "be wrong. Please open an issue with the model's name."
+                f"{name} does not make its logits from its hidden states in a way known here (off by "
+                f"{errors[best]:.2g} with `softcap={self.softcap}`, scales {candidates}), so its loss would be wrong. "
+                "Please open an issue with the model's name."
             )
         return candidates[best]
 

@@ -174,7 +174,7 @@ def select_subset(
 
     Args:
         scored ([`~datasets.Dataset`]):
-            A dataset with `difficulty` and `influence` columns.
+            A dataset with `difficulty` and `influence` columns; a comparison needs its own column only.
         ratio (`float`, *optional*):
             Share of all rows, in (0, 1]: `max(1, floor(ratio * N + 0.5))` rows.
         num_rows (`int`, *optional*):
@@ -188,7 +188,8 @@ def select_subset(
             For `"random"`.
 
     Returns:
-        [`~datasets.Dataset`]: The selected rows, the first choice first, with `quadrant` and `diq_rank`.
+        [`~datasets.Dataset`]: The selected rows, the first choice first, with `quadrant` and `diq_rank` where the
+        dataset has both scores. Rows without them are passed over then, by every strategy.
 
     Raises:
         `ValueError`: The budget is out of range or above the number of rows that have scores, or a column is missing.
@@ -210,27 +211,30 @@ def select_subset(
             f"Rows of a {type(scored).__name__} cannot be picked by position. Pass one map-style split, for instance "
             "`Dataset.from_generator(lambda: iter(stream))`, or filter the stream with a `QuadrantRule`."
         )
-    rule = QuadrantRule.fit(scored) if rule is None else rule
-    names = [rule.difficulty_column, rule.influence_column]
-    if strategy in STRATEGY_COLUMNS:
-        names.append(STRATEGY_COLUMNS[strategy])
-    columns = score_columns(scored, names)
-    order = rule.order(columns[rule.difficulty_column], columns[rule.influence_column])
+    names = (rule.difficulty_column, rule.influence_column) if rule else ("difficulty", "influence")
+    has_both = set(names) <= set(scored.column_names)
+    key = STRATEGY_COLUMNS.get(strategy) or {"influence": names[1], "difficulty": names[0]}.get(strategy)
+    if strategy == "diq" or has_both:
+        rule = rule or QuadrantRule.fit(scored)
+        columns = score_columns(scored, names)
+        order = rule.order(*columns.values())
+    else:
+        order = np.arange(len(scored))
     if strategy == "random":
         # Drawn in row order, so that the draw does not depend on the scores.
         order = np.random.default_rng(seed).permutation(np.sort(order))
     elif strategy != "diq":
-        key = columns[STRATEGY_COLUMNS.get(strategy) or getattr(rule, f"{strategy}_column")]
+        values = score_columns(scored, [key])[key]
         order = np.sort(order)
-        order = order[np.isfinite(key[order])]
-        order = order[np.argsort(-key[order], kind="stable")]
+        order = order[np.isfinite(values[order])]
+        order = order[np.argsort(-values[order], kind="stable")]
     budget = _budget(len(scored), ratio, num_rows)
     if budget > len(order):
         raise ValueError(
             f"{budget} rows are asked for but only {len(order)} of {len(scored)} have finite scores. Lower `ratio` or "
             "`num_rows`, or score the rest."
         )
-    return rule.annotate(scored).select(order[:budget])
+    return (rule.annotate(scored) if has_both else scored).select(order[:budget])
 
 
 def _budget(size: int, ratio: float | None, num_rows: int | None) -> int:
@@ -271,7 +275,10 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
 def _add_columns(scored: Any, codes: list[int | None], ranks: list[int | None]) -> Any:
     from datasets import ClassLabel, Value
 
+    ours = ClassLabel(names=list(QUADRANTS))
     names = [name for name in ("quadrant", "diq_rank") if name in scored.column_names]
+    if names and scored.features.get("quadrant") != ours:
+        raise ValueError(f"The dataset has columns {names} of its own. Rename or remove them.")
     scored = scored.remove_columns(names) if names else scored
-    scored = scored.add_column("quadrant", codes, feature=ClassLabel(names=list(QUADRANTS)))
+    scored = scored.add_column("quadrant", codes, feature=ours)
     return scored.add_column("diq_rank", ranks, feature=Value("int32"))

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .difficulty import DifficultySource, RowBatch, difficulty_source
 from .digest import digest, model_digest, rows_digest, tokenizer_digest
-from .formats import EncodedRow, RowEncoder, RowError
+from .formats import ACCEPTED, EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
 
 
@@ -172,6 +172,8 @@ class DIQScorer:
         """
         if isinstance(dataset, Dataset | DatasetDict):
             kwargs.setdefault("desc", "Scoring")
+            if kwargs.get("num_proc"):
+                self.validation_gradient()  # once, here, and not in every worker
         return dataset.map(self, batched=True, with_indices=True, **kwargs)
 
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
@@ -195,10 +197,14 @@ class DIQScorer:
         names = [name for name in (*self.encoder.columns, "image", "images") if name in examples]
         names += [name for name in (self.difficulty.columns if self.difficulty else ()) if name in examples]
         values = {name: examples[name] for name in dict.fromkeys(names)}
-        if not batched:
-            scores = self._score([values], [indices])
-            return {name: column[0] for name, column in scores.items()}
-        size = len(next(iter(values.values()))) if values else len(next(iter(examples.values()), ()))
+        if not values:
+            raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
+        if batched:
+            # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
+            self._model_digest(again=True)
+        else:
+            return {name: column[0] for name, column in self._score([values], [indices]).items()}
+        size = len(next(iter(values.values())))
         rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
         return self._score(rows, [None] * size if indices is None else list(indices))
 
@@ -235,6 +241,11 @@ class DIQScorer:
             if self.difficulty is not None:
                 batch = RowBatch(prepared, encoded, loss, self.encoder, self._forward)
                 scores["difficulty"][kept] = self.difficulty(batch)
+            bad = [i for i in kept if not (np.isfinite(scores["influence"][i]) and np.isfinite(scores["loss"][i]))]
+            for name in ("influence", "difficulty", "loss"):
+                scores[name][bad] = np.nan
+        if unscored := int(np.isnan(scores["influence"]).sum()):
+            logger.warning(f"{unscored} of {len(rows)} rows were not scored.")
         types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}
         return {name: scores[name].astype(types[name]) for name in self.columns}
 
@@ -273,7 +284,7 @@ class DIQScorer:
 
     def _model_digest(self, again: bool = False) -> str:
         # In-place changes such as optimizer steps count up a parameter's version. Writes through `.data` do not, so
-        # every `map` takes the digest again.
+        # every `map` and every batch take the digest again; it costs little beside scoring.
         version = sum(parameter._version for parameter in self.model.parameters())
         if again or self._weights_digest is None or self._weights_digest[0] != version:
             self._weights_digest = version, model_digest(self.model)
@@ -294,9 +305,9 @@ def _revive(fingerprint: str) -> DIQScorer:
             "A DIQScorer holds a model and lives in the process that made it; only forked workers can share it. Use "
             "`num_proc=None`, or start several processes with `torchrun`."
         )
-    if scorer.engine.device.type != "cpu":
-        raise RuntimeError("`num_proc` forks, and a forked process cannot use the accelerator. Use `num_proc=None`.")
     if os.getpid() != scorer._process:
+        if scorer.engine.device.type != "cpu":
+            raise RuntimeError("`num_proc` forks, and a fork cannot use the accelerator. Use `num_proc=None`.")
         # The forked copy of the thread pool has no threads; waiting for one would never end.
         torch.set_num_threads(1)
     return scorer
@@ -306,10 +317,11 @@ def _load(model: Any, processing_class: Any, model_init_kwargs: dict | None) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import find_adapter_config_file
 
-    name = model
+    name, source = model, {}
     if isinstance(model, str | Path):
         kwargs = {"dtype": preferred_dtype(), **(model_init_kwargs or {})}
-        if find_adapter_config_file(model, revision=kwargs.get("revision")) is not None:
+        source = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
+        if find_adapter_config_file(model, revision=kwargs.get("revision"), token=kwargs.get("token")) is not None:
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
@@ -323,7 +335,10 @@ def _load(model: Any, processing_class: Any, model_init_kwargs: dict | None) -> 
     else:
         name = model.config._name_or_path
     if processing_class is None:
-        processing_class = AutoTokenizer.from_pretrained(name)
+        folder = Path(name)
+        if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+            name = model.config._name_or_path  # an adapter saved without a tokenizer has its base model's
+        processing_class = AutoTokenizer.from_pretrained(name, **source)
     # Processors of multimodal models hold the tokenizer that text rows need.
     return model, getattr(processing_class, "tokenizer", processing_class)
 

@@ -14,6 +14,7 @@ import numpy as np
 from clinical_pool import clinical_pool, clinical_validation
 from datasets import Dataset
 from fetch_model import DEFAULT_FOLDER, fetch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -23,13 +24,18 @@ from diq_hf.quadrants import QUADRANTS
 from diq_hf.report import NAMES, plot_quadrants
 
 
+def mean(rows: Dataset, column: str) -> float:
+    return float(np.mean(rows[column][:])) if len(rows) else float("nan")
+
+
 def facts(rows: Dataset) -> dict[str, float]:
     """What the hidden columns say about some rows: mean steps, and shares in percent."""
-    if not len(rows):
-        return dict.fromkeys(("steps", "rare", "duplicate", "corrupted", "trivial"), float("nan"))
-    kinds, knowledge = np.array(rows["kind"][:]), np.array(rows["knowledge"][:])
-    shares = {kind: 100 * float(np.mean(kinds == kind)) for kind in ("duplicate", "corrupted", "trivial")}
-    return {"steps": float(np.mean(rows["steps"][:])), "rare": 100 * float(np.mean(knowledge == "rare")), **shares}
+
+    def share(column: str, value: str) -> float:
+        return 100 * rows[column][:].count(value) / len(rows) if len(rows) else float("nan")
+
+    kinds = {kind: share("kind", kind) for kind in ("duplicate", "corrupted", "trivial")}
+    return {"steps": mean(rows, "steps"), "rare": share("knowledge", "rare"), **kinds}
 
 
 def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
@@ -37,24 +43,25 @@ def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
     for code, name in enumerate(QUADRANTS):
         groups[f"{name} {NAMES[name]}"] = scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == code))
     groups["selected"] = subset
-    table = Table(title="The quadrants, and what the hidden facts say about them")
+    title = "The quadrants: mean scores, and what the hidden facts say (steps: mean; the rest: %)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     table.add_column("")
-    headings = ("rows", "difficulty", "influence", "tokens", "steps", "rare", "duplicates", "corrupted", "trivial")
-    for heading in headings:
+    for heading in ("rows", "diff.", "infl.", "tok.", "steps", "rare", "dupl.", "corr.", "triv."):
         table.add_column(heading, justify="right")
     for name, rows in groups.items():
-        means = [f"{np.mean(rows[column][:]):.2f}" for column in ("difficulty", "influence") if len(rows)]
-        means += [f"{np.mean(rows['num_tokens'][:]):.0f}"] if len(rows) else []
+        difficulty, influence, tokens = (mean(rows, column) for column in ("difficulty", "influence", "num_tokens"))
         steps, *shares = facts(rows).values()
-        table.add_row(name, str(len(rows)), *means, f"{steps:.1f}", *(f"{share:.0f} %" for share in shares))
+        scores = f"{difficulty:.2f}", f"{influence:.2f}", f"{tokens:.0f}", f"{steps:.1f}"
+        table.add_row(name, str(len(rows)), *scores, *(f"{share:.0f}" for share in shares))
     return table
 
 
 def row_table(rows: Dataset, title: str) -> Table:
-    table = Table(title=title)
-    for heading in ("rank", "quadrant", "difficulty", "influence", "steps", "kind", "question"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    for heading in ("rank", "quadrant", "diff.", "infl.", "steps", "kind", "question"):
+        table.add_column(heading)
     for row in rows:
+        question = row["prompt"][0]["content"]
         table.add_row(
             str(row["diq_rank"]),
             QUADRANTS[row["quadrant"]],
@@ -62,23 +69,29 @@ def row_table(rows: Dataset, title: str) -> Table:
             f"{row['influence']:.2f}",
             str(row["steps"]),
             row["kind"],
-            row["prompt"][0]["content"][:70],
+            question if len(question) <= 34 else f"{question[:33]}…",
         )
     return table
 
 
-def verdict(scored: Dataset, quadrant: str = "Q1") -> str:
-    """How a quadrant differs from the pool, in one sentence, whatever the numbers say."""
-    inside = scored.filter(lambda codes: [code == QUADRANTS.index(quadrant) for code in codes], batched=True,
-                           input_columns=["quadrant"])  # fmt: skip
-    q, pool = facts(inside), facts(scored)
-    change = lambda name: "fewer" if q[name] < pool[name] else "more" if q[name] > pool[name] else "as many"  # noqa: E731
-    length = "longer" if q["steps"] > pool["steps"] else "shorter"
+def verdict(scored: Dataset) -> str:
+    """How Q1 differs from the pool, in one sentence, whatever the numbers say."""
+    q1, pool = facts(scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == 0))), facts(scored)
+
+    def compare(name: str, less: str, equal: str, more: str) -> str:
+        return less if q1[name] < pool[name] else more if q1[name] > pool[name] else equal
+
+    shares = (
+        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({q1[kind]:.0f} % against {pool[kind]:.0f} %)"
+        for kind, noun in (
+            ("duplicate", "duplicates"),
+            ("corrupted", "corrupted answers"),
+            ("trivial", "trivial rows"),
+        )
+    )
     return (
-        f"{quadrant} against the whole pool: {length} reasoning ({q['steps']:.1f} steps against {pool['steps']:.1f}), "
-        f"{change('duplicate')} duplicates ({q['duplicate']:.0f} % against {pool['duplicate']:.0f} %), "
-        f"{change('corrupted')} corrupted answers ({q['corrupted']:.0f} % against {pool['corrupted']:.0f} %), "
-        f"{change('trivial')} trivial rows ({q['trivial']:.0f} % against {pool['trivial']:.0f} %)."
+        f"Q1 against the whole pool: {compare('steps', 'shorter', 'as long', 'longer')} reasoning "
+        f"({q1['steps']:.1f} steps against {pool['steps']:.1f}), {', '.join(shares)}."
     )
 
 
@@ -104,10 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
     scored = rule.annotate(scored)
     subset = select_subset(scored, ratio=options.ratio, rule=rule)
 
-    ranked = scored.sort("diq_rank")
+    by_rank = np.argsort(scored["diq_rank"][:])
     console.print(quadrant_table(scored, subset))
-    console.print(row_table(ranked.select(range(5)), "Taken first"))
-    console.print(row_table(ranked.select(range(len(ranked) - 5, len(ranked))), "Taken last"))
+    console.print(row_table(scored.select(by_rank[:5]), "Taken first"))
+    console.print(row_table(scored.select(by_rank[-5:]), "Taken last"))
     console.print(verdict(scored), highlight=False)
     console.print(
         f"{sum(scored['num_tokens'][:])} tokens scored in {seconds:.0f} s, the validation gradient and the difficulty "
@@ -116,11 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
     options.output.mkdir(parents=True, exist_ok=True)
-    chosen = [row - 1 for row in subset["diq_rank"][:]]
-    positions = np.argsort(scored["diq_rank"][:])[chosen]
-    figure = plot_quadrants(scored, rule, options.output / "quadrants.png", "Clinical pool", selected=positions)
+    picture = options.output / "quadrants.png"
+    plot_quadrants(scored, rule, picture, title="Clinical pool", selected=by_rank[: len(subset)])
     subset.save_to_disk(options.output / "subset")
-    console.print(f"Figure: {figure}\nSubset: {options.output / 'subset'} (load_from_disk)", highlight=False)
+    console.print(f"Figure: {picture}\nSubset: {options.output / 'subset'} (load_from_disk)", highlight=False)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ def test_fingerprint_of_a_classifier(classifier_folder):
         ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, None, [0, 1, 2]),
         ({0: "5 stars", 1: "1 star", 2: "10 stars"}, None, [1, 0, 2]),
         ({0: "-1", 1: "-2", 2: "0"}, None, [1, 0, 2]),
+        ({0: "level-1", 1: "level-2", 2: "level-3"}, None, [0, 1, 2]),
         ({0: "score"}, None, None),
         ({0: "hard", 1: "easy"}, ["easy", "hard"], [1, 0]),
     ],

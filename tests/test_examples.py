@@ -1,12 +1,16 @@
 """The examples run, on a tiny model, and say true things about what they show."""
 
+import inspect
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
+
+from diq_hf import DIQScorer
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -32,6 +36,17 @@ def test_demo(model_folder, tmp_path):
     assert (tmp_path / "quadrants.png").read_bytes().startswith(b"\x89PNG")
     subset = load_from_disk(tmp_path / "subset")
     assert subset["diq_rank"][:] == list(range(1, 13))
+
+
+def test_documented_code_runs(model_folder, pool, validation):
+    """The README's first use and the scorer's docstring, with a tiny model in the place of the real one."""
+    text = (EXAMPLES.parent / "README.md").read_text() + inspect.getdoc(DIQScorer)
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names = {"ds": Dataset.from_list(pool), "validation_rows": validation}
+        exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
+        assert names["subset"]["diq_rank"][:] == [1]
 
 
 @pytest.mark.parametrize("seed", [0, 7])

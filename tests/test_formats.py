@@ -47,6 +47,10 @@ CASES = {
         [{"messages": CONVERSATION, "chat_template_kwargs": {"shout": True}}],
         {},
     ),
+    "keys that Arrow fills with None": (
+        [{"messages": [*CONVERSATION, {"role": "tool", "content": A, "name": "lookup"}, CONVERSATION[2]]}],
+        {},
+    ),
     "tools": ([{"messages": CONVERSATION, "tools": '[{"name": "lookup"}]'}], {}),
 }
 
@@ -100,11 +104,18 @@ def test_rows_the_trainer_drops_are_refused(tokenizer, tmp_path):
         ({"messages": [{"content": A}]}, "`role` and `content`"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "a list as `content`"),
         ({"conversations": [{"from": "user", "value": A}, {"from": "gpt"}]}, "`from` and `value`"),
-        ({"input_ids": IDS, "labels": [1]}, "`labels` must be a list of integers as long as"),
+        ({"input_ids": IDS, "labels": [1]}, "`labels` must be a list of 5 integers"),
+        ({"input_ids": [1, None, 3]}, "`input_ids` must be a list of 3 integers"),
+        ({"input_ids": "abc"}, "`input_ids` must be a list"),
         ({"input_ids": IDS, "labels": [5, *[-100] * 4]}, "no token to train on"),
         ({"input_ids": []}, "no token to train on"),
         ({"messages": CONVERSATION, "images": []}, "images"),
-        ({"text": A, "labels": 1}, "Rename or remove `labels`"),
+        ({"text": A, "labels": 1}, "rename the column"),
+        ({"text": " "}, "is empty"),
+        ({"prompt": A, "completion": ""}, "is empty"),
+        (chat(A, ""), "is empty"),
+        ({"messages": [*CONVERSATION[:4], {"role": "assistant", "content": "\n"}]}, "is empty"),
+        ({"messages": CONVERSATION, "tools": "{"}, "no JSON"),
     ],
 )
 def test_bad_rows_are_named(row, message, tokenizer):
@@ -112,18 +123,17 @@ def test_bad_rows_are_named(row, message, tokenizer):
         RowEncoder(tokenizer)(row)
 
 
-def test_empty_completion_is_refused(tokenizer):
-    # A template that adds nothing after an empty answer.
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ 'a' + messages | length }}", "can only concatenate str"),
+    ],
+)
+def test_template_that_fails_is_a_row_error(template, message, tokenizer):
     tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(RowError, match="the completion is empty"):
-        RowEncoder(tokenizer)(chat(A, ""))
-
-
-def test_template_that_refuses_is_a_row_error(tokenizer):
-    tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
-    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(RowError, match="roles must alternate"):
+    tokenizer.chat_template = template
+    with pytest.raises(RowError, match=message):
         RowEncoder(tokenizer)({"messages": CONVERSATION})
 
 
@@ -144,6 +154,9 @@ def test_vocabulary_mismatch(tokenizer):
     with pytest.raises(ValueError, match="outside the model's vocabulary of 10") as error:
         RowEncoder(tokenizer, vocab_size=10)({"input_ids": IDS})
     assert not isinstance(error.value, RowError)
+    for row in ({"input_ids": [-1, *IDS]}, {"input_ids": IDS, "labels": [-1, -1, -1, 10, 11]}):
+        with pytest.raises(ValueError, match="masked labels are not -100"):
+            RowEncoder(tokenizer, vocab_size=384)(row)
 
 
 @pytest.mark.parametrize("settings", [{"max_length": 1}, {"truncation_mode": "middle"}])

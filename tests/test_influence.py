@@ -5,13 +5,21 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS, make_model
+from conftest import MODELS, SIZES, make_model
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from diq_hf import loss as loss_module
 from diq_hf.formats import EncodedRow, RowEncoder
-from diq_hf.influence import DEFAULT_TARGET_MODULES, InfluenceEngine, scoring_mode
+from diq_hf.influence import InfluenceEngine, scoring_mode
 
 
 def oracle(model, phi, rows, validation):
@@ -34,8 +42,9 @@ def oracle(model, phi, rows, validation):
 
 
 def attention_weights(model):
-    names = [f"{name}.weight" for name in DEFAULT_TARGET_MODULES]
-    return [p for name, p in model.named_parameters() if ".".join(name.split(".")[-2:]) in names]
+    """The weights scored by default, spelled out: q, k and v, or GPT-2's fusion of them."""
+    names = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "attn.c_attn.weight")
+    return [p for name, p in model.named_parameters() if name.endswith(names)]
 
 
 def in_float64(model):
@@ -104,7 +113,7 @@ def test_gpt2_and_its_transposed_weights(rows, validation_rows):
     assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision(dtype, rows, validation_rows):
     exact = in_float64(make_model().to(dtype))
     expected, _ = oracle(exact, attention_weights(exact), rows, validation_rows)
@@ -118,6 +127,19 @@ def test_all_linear_leaves_out_the_head(rows, validation_rows):
     engine = InfluenceEngine(model, target_modules="all-linear")
     phi = [p for n, p in model.named_parameters() if n.endswith("_proj.weight")]
     assert len(engine.modules) == len(phi) == 14
+    expected, _ = oracle(model, phi, rows, validation_rows)
+    assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
+
+
+def test_vision_language_model_is_scored_by_its_language_model(rows, validation_rows):
+    text = {**SIZES, "sliding_window": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = in_float64(Gemma3ForConditionalGeneration(config))
+    engine = InfluenceEngine(model)
+    assert len(engine.modules) == 6 and not [name for name in engine.modules if "vision" in name]
+    phi = [module.weight for module in engine.modules.values()]
     expected, _ = oracle(model, phi, rows, validation_rows)
     assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
 
@@ -143,16 +165,33 @@ def test_head_in_chunks(rows, validation_rows, monkeypatch):
     assert relative_error(chunked_loss, loss) < 1e-12
 
 
+def test_small_gradients_of_fp16(tokenizer, validation_rows):
+    """A loss averaged over a long row has gradients that fp16 cannot hold, unless they are scaled up."""
+    ids = np.random.default_rng(0).integers(5, 384, 500)
+    long = [EncodedRow(ids, ids), *validation_rows]
+    found = {}
+    for dtype in (torch.float16, torch.float64):
+        model = make_model().to(torch.float16).to(dtype)
+        with torch.no_grad():
+            model.lm_head.weight *= 1e-3
+        engine = InfluenceEngine(model)
+        found[dtype] = engine.validation_gradient(long)
+    for name, tensor in found[torch.float16].tensors.items():
+        assert relative_error(tensor.numpy(), found[torch.float64].tensors[name].numpy()) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
-def test_scale_and_cap_of_the_logits_are_found(name):
-    row_loss = InfluenceEngine(make_model(name)).row_loss
+def test_scale_and_cap_of_the_logits_are_found(name, dtype):
+    row_loss = InfluenceEngine(make_model(name, dtype)).row_loss
     assert row_loss.scale == (1 / 8.0 if name == "granite" else 1.0)
     assert row_loss.softcap == (5.0 if name == "gemma3" else None)
 
 
-def test_unknown_logits_are_refused():
-    model = make_model()
-    model.lm_head.register_forward_hook(lambda module, args, output: output + torch.arange(384))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unknown_logits_are_refused(dtype):
+    model = make_model(dtype=dtype)
+    model.lm_head.register_forward_hook(lambda module, args, output: torch.tanh(output / 4) * 4)
     with pytest.raises(ValueError, match="its loss would be wrong"):
         InfluenceEngine(model)
 
@@ -316,6 +355,50 @@ class TestRefusals:
         with pytest.raises(ValueError, match="one vector a token"):
             engine.score(rows, direction)
 
-    def test_not_a_causal_language_model(self):
-        with pytest.raises(ValueError, match="no language-model head"):
+    def test_weights_used_without_their_module(self, rows, validation_rows):
+        config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+        lora = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"], "lora_dropout": 0.0}
+        model = with_lora(Qwen3MoeForCausalLM(config), **lora)
+        engine = InfluenceEngine(model)
+        with pytest.raises(ValueError, match="without calling the module"):
+            engine.score(rows, engine.validation_gradient(validation_rows))
+
+    @pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+    def test_rotary_embedding_of_the_batch(self, rope_type, rows, validation_rows):
+        rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+        engine = InfluenceEngine(LlamaForCausalLM(LlamaConfig(**SIZES | {"rope_parameters": rope})))
+        short = [row for row in rows if len(row) <= 64]
+        engine.score(short, engine.validation_gradient(short))
+        with pytest.raises(ValueError, match="Set `max_length=64`"):
+            engine.validation_gradient(rows)
+
+    @pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda model: model.model.layers[0]])
+    def test_not_a_model(self, wrap):
+        with pytest.raises(TypeError, match="unwrap_model"):
+            InfluenceEngine(wrap(make_model()))
+
+    def test_sharded(self):
+        with torch.device("meta"):
+            model = make_model()
+        with pytest.raises(ValueError, match="sharded or offloaded"):
+            InfluenceEngine(model)
+
+    def test_encoder_decoder(self):
+        from transformers import BartConfig, BartForConditionalGeneration
+
+        sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        sizes |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+        with pytest.raises(ValueError, match="no decoder with a language-model head"):
+            InfluenceEngine(BartForConditionalGeneration(BartConfig(vocab_size=384, d_model=16, **sizes)))
+
+    def test_not_causal(self):
+        from transformers import BertConfig, BertLMHeadModel
+
+        sizes = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+        with pytest.raises(ValueError, match="looks at later tokens"):
+            InfluenceEngine(BertLMHeadModel(BertConfig(**sizes, intermediate_size=32)), target_modules=["query"])
+
+    def test_no_head(self):
+        with pytest.raises(ValueError, match="no decoder with a language-model head"):
             InfluenceEngine(make_model().model)

@@ -87,6 +87,8 @@ def test_annotate(scored):
     assert annotated["quadrant"][:] == [0, 1, 2, 3, None, None]
     assert annotated["diq_rank"][:] == [1, 2, 3, 4, None, None]
     assert QuadrantRule.fit(annotated).annotate(annotated)["diq_rank"][:] == annotated["diq_rank"][:]
+    with pytest.raises(ValueError, match="columns \\['quadrant'\\] of its own"):
+        QuadrantRule.fit(scored).annotate(scored.add_column("quadrant", ["left"] * 6))
 
 
 def test_order_inside_a_quadrant():
@@ -154,6 +156,14 @@ def test_strategies_for_comparison(strategy, expected, scored):
     scored = scored.add_column("loss", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     scored = scored.add_column("num_tokens", [7, 9, 5, 3, 11, 12])
     assert select_subset(scored, num_rows=3, strategy=strategy)["row"][:] == expected
+
+
+def test_influence_alone_is_enough_for_a_comparison(scored):
+    alone = scored.remove_columns("difficulty")
+    assert select_subset(alone, num_rows=2, strategy="influence")["row"][:] == [0, 4]
+    assert len(select_subset(alone, ratio=1, strategy="random")) == 6
+    with pytest.raises(ValueError, match="no column"):
+        select_subset(alone, num_rows=2)
 
 
 def test_random_strategy(scored):

@@ -13,7 +13,7 @@ from conftest import SENTENCES, chat, make_model
 from datasets import Dataset, DatasetDict, load_dataset
 from peft import LoraConfig, get_peft_model
 
-from diq_hf import DIQScorer
+from diq_hf import DIQScorer, select_subset
 from diq_hf.formats import RowEncoder, RowError
 from diq_hf.influence import InfluenceEngine
 
@@ -22,7 +22,7 @@ from diq_hf.influence import InfluenceEngine
 def files(tmp_path, pool):
     """A dataset that `map` can cache: in-memory data never is."""
     path = tmp_path / "pool.jsonl"
-    path.write_text("\n".join(json.dumps({"id": i, **row}) for i, row in enumerate(pool)))
+    path.write_text("\n".join(json.dumps({"id": i, "other": i, **row}) for i, row in enumerate(pool)))
     return load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
 
 
@@ -86,15 +86,17 @@ def test_formatted_datasets(form, scorer, files, pool, expected, tokenizer):
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_num_proc(num_proc, scorer, files, expected):
-    files.map(scorer, batched=True, batch_size=3)  # threads and gradients were in use before the fork
+    check(files.map(scorer, batched=True, batch_size=2, num_proc=num_proc), expected)
+    files.map(scorer, batched=True, batch_size=3)  # threads and gradients are in use before the next fork
     check(files.select(range(7)).map(scorer, batched=True, batch_size=2, num_proc=num_proc), expected)
+    check(scorer.map(files, batch_size=3, num_proc=num_proc), expected)
 
 
 def test_columns_and_types(scorer, files):
     scored = files.map(scorer, batched=True)
     types = {name: scored.features[name].dtype for name in scored.column_names[-4:]}
     assert types == {"difficulty": "float32", "influence": "float32", "loss": "float32", "num_tokens": "int32"}
-    assert scored.column_names[:3] == ["id", "prompt", "completion"]
+    assert scored.column_names[:4] == ["id", "other", "prompt", "completion"]
     assert files.map(scorer).features == scored.features
 
 
@@ -111,7 +113,7 @@ def test_column_names_are_guarded(scorer, files, tokenizer, validation):
 
 def test_difficulty_none(files, tokenizer, validation):
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=None)
-    assert files.map(scorer, batched=True).column_names[3:] == ["influence"]
+    assert files.map(scorer, batched=True).column_names[4:] == ["influence"]
 
 
 class TestCache:
@@ -131,20 +133,28 @@ class TestCache:
     @pytest.mark.parametrize(
         "change",
         [
+            "nothing",
             "weights",
+            "adapter",
+            "configuration",
             "validation",
             "tokenizer",
             "template",
-            "max_length",
-            "difficulty",
-            "modules",
-            "columns",
-            "adapter",
+            {"max_length": 100},
+            {"truncation_mode": "keep_end"},
+            {"completion_only_loss": False},
+            {"assistant_only_loss": True},
+            {"difficulty": "column:other"},
+            {"target_modules": ["q_proj"]},
+            {"extra_columns": ["loss"]},
+            {"on_bad_row": "null"},
         ],
+        ids=str,
     )
     def test_any_change_is_a_miss(self, change, calls, files, tokenizer, validation):
-        files.map(DIQScorer(make_model(), validation, tokenizer), batched=True)
-        model, arguments = make_model(), {}
+        same = {"difficulty": "column:id"}
+        files.map(DIQScorer(make_model(), validation, tokenizer, **same), batched=True)
+        model, arguments = make_model(), change if isinstance(change, dict) else {}
         other = type(tokenizer)(
             tokenizer_object=tokenizer.backend_tokenizer,
             eos_token="</s>",
@@ -156,21 +166,16 @@ class TestCache:
             model = make_model(seed=1)
         elif change == "adapter":
             model = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))
+        elif change == "configuration":
+            model.config.rms_norm_eps = 1e-3
         elif change == "validation":
             validation = validation[:2]
         elif change == "tokenizer":
             other.bos_token = "<pad>"
         elif change == "template":
             other.chat_template += "\n"
-        else:
-            arguments = {
-                "max_length": {"max_length": 100},
-                "difficulty": {"difficulty": None},
-                "modules": {"target_modules": ["q_proj"]},
-                "columns": {"extra_columns": ["loss"]},
-            }[change]
-        files.map(DIQScorer(model, validation, other, **arguments), batched=True)
-        assert len(calls) == 2
+        files.map(DIQScorer(model, validation, other, **same | arguments), batched=True)
+        assert len(calls) == (1 if change == "nothing" else 2)
 
     def test_changed_weights_are_seen_and_the_direction_taken_anew(self, calls, files, tokenizer, validation):
         model = make_model()
@@ -199,7 +204,7 @@ class TestCache:
         (tmp_path / "validation.json").write_text(json.dumps(validation))
         script = f"""
 import json, datasets
-from diq_hf import DIQScorer
+from diq_hf import DIQScorer, select_subset
 ds = datasets.load_dataset("json", data_files=r"{tmp_path / "pool.jsonl"}", split="train", cache_dir=r"{tmp_path}")
 val = json.load(open(r"{tmp_path / "validation.json"}"))
 scorer = DIQScorer(r"{model_folder}", val, model_init_kwargs={{"dtype": "float32"}})
@@ -242,6 +247,9 @@ class TestModels:
         model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
         model.save_pretrained(tmp_path / "adapter")
         tokenizer.save_pretrained(tmp_path / "adapter")
+        bare = tmp_path / "bare"
+        model.save_pretrained(bare)
+        assert DIQScorer(bare, validation, model_init_kwargs={"dtype": "float32"}).processing_class.chat_template
         by_name = DIQScorer(tmp_path / "adapter", validation, model_init_kwargs={"dtype": torch.float32})
         assert len(by_name.engine.modules) == 4
         loaded = DIQScorer(model, validation, tokenizer)
@@ -269,7 +277,8 @@ class TestBadInput:
         scored = scorer.map(Dataset.from_list(rows))
         assert np.isnan(scored["influence"][1]) and np.isnan(scored["difficulty"][1])
         assert np.allclose(scored.select([0, 2])["influence"][:], good["influence"][:])
-        assert scored.map(scorer.__class__(make_model(), validation, tokenizer, on_bad_row="null", overwrite=True))
+        assert 'Row 1 ("[{' in caplog.text and "1 of 3 rows were not scored" in caplog.text
+        assert select_subset(scored, num_rows=2)["influence"][:] == sorted(good["influence"][:])[::-1]
         only_bad = Dataset.from_list(rows[1:2]).map(scorer, batched=True)
         assert only_bad.features["influence"].dtype == "float32"
 
@@ -311,6 +320,10 @@ class TestBadInput:
             files.with_format("arrow").map(scorer, batched=True)
         with pytest.raises(ValueError, match="batch from a row"):
             scorer({"messages": []})
+
+    def test_unknown_columns(self, scorer):
+        with pytest.raises(ValueError, match=r"\['answer', 'question'\] are no known format"):
+            scorer.map(Dataset.from_list([{"question": "Q", "answer": "A"}]))
 
     def test_ifd_without_a_prompt(self, scorer):
         with pytest.raises(RowError, match="IFD, the default difficulty"):
