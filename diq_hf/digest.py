@@ -60,6 +60,7 @@ def model_digest(model: nn.Module) -> str:
     configs = {"": model.config, **getattr(model, "peft_config", {})}
     parts = {name: _computed(config.to_dict()) for name, config in configs.items()}
     adapters = model.active_adapters if len(configs) > 1 else None
+    adapters = adapters() if callable(adapters) else adapters  # a method of transformers, a property of PEFT
     return digest([type(base).__name__, parts, adapters, tensors_digest(model.state_dict())])
 
 

@@ -12,11 +12,9 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from .batching import TokenBudget, pad
 from .formats import EncodedRow
 from .loss import RowLoss
-
-
-# The attention's q, k and v, the paper's LoRA targets, by the names models give them; fused projections included.
-DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv", "c_attn")
+from .modules import check_whole, fixed_rotary_length, scored_modules, some
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class InfluenceEngine:
         target_modules: str | Sequence[str] | None = None,
         max_tokens_per_batch: int | None = None,
     ):
-        _check_whole(model)
+        check_whole(model)
         self.model = model
         self.modules = scored_modules(model, target_modules)
         self.row_loss = RowLoss(model)
@@ -94,7 +89,7 @@ class InfluenceEngine:
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch)
-        self.max_row_length = _fixed_rotary_length(model.config.get_text_config())
+        self.max_row_length = fixed_rotary_length(model.config.get_text_config())
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
 
     def validation_gradient(
@@ -178,7 +173,7 @@ class InfluenceEngine:
             losses = self.row_loss(input_ids, labels)
             if silent := [name for name in self.modules if name not in fired]:
                 raise ValueError(
-                    f"The forward pass uses the weight of {_some(silent)} without calling the module, so its share of "
+                    f"The forward pass uses the weight of {some(silent)} without calling the module, so its share of "
                     "the influence cannot be taken. Leave it out of the adapter or of `target_modules` "
                     "(`target_parameters` of PEFT, for one)."
                 )
@@ -219,91 +214,6 @@ class InfluenceEngine:
     def _mean_losses(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         losses = self.row_loss(*self._pad(rows))
         return losses / losses.new_tensor([row.num_trained for row in rows])
-
-
-def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """The linear modules whose weights are φ, by name: see [`InfluenceEngine`]."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    if hasattr(model, "peft_config"):
-        if target_modules is not None:
-            raise ValueError(
-                "A PEFT model is scored by its trainable parameters, so `target_modules` must be None. To score "
-                "base weights, merge the adapter first with `model.merge_and_unload()`."
-            )
-        found = {name: module for name, module in linear.items() if module.weight.requires_grad}
-        ours = {id(module.weight) for module in found.values()}
-        others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in ours]
-        if others:
-            raise ValueError(
-                f"Influence is exact for weights of linear modules such as LoRA's; these trainable parameters are "
-                f"something else: {_some(others)}. Train LoRA without DoRA, biases, embeddings or `modules_to_save`, "
-                "or freeze them while scoring."
-            )
-        if not found:
-            raise ValueError(
-                "The PEFT model has no trainable parameter. Load it with "
-                "`PeftModel.from_pretrained(..., is_trainable=True)`."
-            )
-    else:
-        head = model.get_output_embeddings()
-        names = DEFAULT_TARGET_MODULES if target_modules is None else target_modules
-        if names in (DEFAULT_TARGET_MODULES, "all-linear"):  # the language model's, not a vision tower's
-            decoder = {id(module) for module in model.get_decoder().modules()}
-            linear = {name: module for name, module in linear.items() if id(module) in decoder}
-        found = {name: module for name, module in linear.items() if _matches(name, names)}
-        if head in found.values():
-            raise ValueError("The output embeddings cannot be scored. Leave `lm_head` out of `target_modules`.")
-        if not found:
-            endings = sorted({name.rsplit(".", 1)[-1] for name, module in linear.items() if module is not head})
-            raise ValueError(
-                f"No linear module matches `target_modules` {names!r}. Its linear modules are called {_some(endings)}."
-            )
-    for name, module in found.items():
-        if not module.weight.is_floating_point():
-            raise ValueError(f"`{name}` is quantized, so its weight has no gradient. Put a LoRA adapter on the model.")
-    return found
-
-
-def _check_whole(model: nn.Module) -> None:
-    """Refuses wrapped and sharded models, whose parameters are not where autograd looks for them."""
-    from peft import PeftModel
-    from torch.distributed.tensor import DTensor
-    from transformers import PreTrainedModel
-
-    if not isinstance(model, PreTrainedModel | PeftModel):
-        raise TypeError(
-            f"A {type(model).__name__} cannot be scored: pass the transformers or PEFT model itself, which is "
-            "`accelerator.unwrap_model(model)` of a wrapped one."
-        )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") or parameter.is_meta:
-            raise ValueError(
-                f"`{name}` is sharded or offloaded (FSDP, DeepSpeed ZeRO-3, disk), and such a model cannot be scored. "
-                "Load it whole: scoring needs neither gradients of its weights nor optimizer state."
-            )
-
-
-def _fixed_rotary_length(config: Any) -> int | None:
-    """Longest row whose rotary embedding does not depend on its batch, or `None` for no limit."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    if not any(part.get("rope_type") in ("dynamic", "longrope") for part in parts):
-        return None
-    lengths = [part.get("original_max_position_embeddings") for part in parts]
-    lengths.append(getattr(config, "original_max_position_embeddings", None))
-    return next(filter(None, lengths), config.max_position_embeddings)
-
-
-def _matches(name: str, targets: str | Sequence[str]) -> bool:
-    if targets == "all-linear":
-        return True
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 @contextmanager

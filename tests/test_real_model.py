@@ -25,7 +25,9 @@ def folder():
 @pytest.fixture(scope="module")
 def rows(folder):
     encoder = RowEncoder(AutoTokenizer.from_pretrained(folder))
-    return [encoder(row) for row in clinical_pool()[:40]], [encoder(row) for row in clinical_validation()[:8]]
+    # Exact duplicates tie, and rounding alone would order them.
+    pool = [row for row in clinical_pool() if row["kind"] != "duplicate"][:40]
+    return [encoder(row) for row in pool], [encoder(row) for row in clinical_validation()[:8]]
 
 
 def load(folder, dtype=torch.float32):
@@ -65,7 +67,7 @@ def test_first_order_truth(folder, rows):
     direction = engine.validation_gradient(validation)
     influence, _ = engine.score(pool, direction)
     phi = attention_weights(model)
-    step, drops = 1e-3, []
+    step, drops = 1e-4, []  # small enough for the second order, large enough for fp32 to see the drop
     before = engine.losses(validation).mean()
     for row in pool:
         model.eval()

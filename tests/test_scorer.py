@@ -256,6 +256,17 @@ class TestModels:
         assert np.allclose(by_name(files[:])["influence"], loaded(files[:])["influence"])
         assert by_name.fingerprint == loaded.fingerprint
 
+    def test_adapter_added_by_transformers(self, files, tokenizer, validation):
+        lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+        ours, theirs = make_model(), get_peft_model(make_model(), lora)
+        ours.add_adapter(lora)
+        for (_, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            a.data.copy_(b.data)
+        scores = [DIQScorer(model, validation, tokenizer)(files[:])["influence"] for model in (ours, theirs)]
+        assert np.array_equal(*scores)
+        scored = files.map(DIQScorer(ours, validation, tokenizer), batched=True)
+        assert np.array_equal(scored["influence"][:], scores[0])
+
     def test_init_kwargs_with_a_loaded_model(self, tokenizer, validation):
         with pytest.raises(ValueError, match="given by name"):
             DIQScorer(make_model(), validation, tokenizer, model_init_kwargs={"dtype": "float32"})
