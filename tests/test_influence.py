@@ -97,6 +97,7 @@ def test_equals_row_by_row_autograd(name, adapter, rows, validation_rows):
     else:
         phi = attention_weights(model)
     expected, expected_loss = oracle(model, phi, rows, validation_rows)
+    model.train()  # dropout must not reach the scores
     engine = InfluenceEngine(model, max_tokens_per_batch=300)
     direction = engine.validation_gradient(validation_rows)
     influence, loss = engine.score(rows, direction)
