@@ -1,5 +1,6 @@
 """`diq`: the library from the command line. Parses, calls, prints."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,8 +40,10 @@ def score(
     max_length: Annotated[int, typer.Option(help="Rows are cut to this many tokens.")] = 1024,
     max_tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in a forward pass.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="'raise', or 'null' to leave bad rows unscored.")] = "raise",
+    chunk_size: Annotated[int, typer.Option(help="Rows in a chunk, the unit of resuming.")] = 512,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder for finished chunks, seen by every process.")] = None,
 ) -> None:
-    """Add difficulty and influence to a dataset and save it."""
+    """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     from .scorer import DIQScorer
 
     rows = load_rows(dataset, split)
@@ -54,9 +57,10 @@ def score(
         max_tokens_per_batch=max_tokens_per_batch,
         on_bad_row=on_bad_row,
     )
-    scored = scorer.map(rows)
-    scored.save_to_disk(output)
-    typer.echo(f"{len(scored)} scored rows in {output}")
+    scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
+    if int(os.environ.get("RANK", 0)) == 0:
+        scored.save_to_disk(output)
+        typer.echo(f"{len(scored)} scored rows in {output}")
 
 
 @app.command(epilog="Example: diq select scored --ratio 0.1 --output subset")

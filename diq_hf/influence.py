@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from .batching import TokenBudget, pad
+from .files import load_tensors, save_tensors
 from .formats import EncodedRow
 from .loss import RowLoss
 from .modules import check_whole, fixed_rotary_length, scored_modules, some
@@ -47,6 +49,22 @@ class Direction:
     @property
     def norm(self) -> float:
         return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in self.tensors.values()))
+
+    def save(self, path: str | Path, recipe: str) -> None:
+        """Writes it as safetensors, under a recipe that names the model, the validation rows and the settings."""
+        save_tensors(path, self.tensors, {"recipe": recipe, "num_rows": self.num_rows, "loss": self.loss})
+
+    @classmethod
+    def load(cls, path: str | Path, recipe: str) -> "Direction":
+        """Reads one back.
+
+        Raises:
+            `ValueError`: The file is torn, or was made by another recipe.
+        """
+        tensors, found = load_tensors(path)
+        if found.pop("recipe") != recipe:
+            raise ValueError(f"{path} belongs to another model, validation set or setting, and cannot be used here.")
+        return cls(tensors, **found)
 
 
 class InfluenceEngine:

@@ -72,6 +72,9 @@ class DIQScorer:
             Arguments for `from_pretrained` when `model` is a string. `dtype` is bf16 where the hardware computes in it
             and fp32 elsewhere, unless given.
 
+    `ds.map(scorer, batched=True)` keeps to one process; [`~DIQScorer.score`] shares long jobs between processes and
+    resumes them.
+
     Columns: `difficulty` (float32; larger is harder) and `influence` (float32; one SGD step of size η on the row
     lowers the mean validation loss by η·influence to first order), as in https://huggingface.co/papers/2508.01450.
 
@@ -151,7 +154,7 @@ class DIQScorer:
     @property
     def fingerprint(self) -> str:
         """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
-        return digest([ALGORITHM, self._recipe(), self._model_digest()])
+        return digest([ALGORITHM, self._recipe(), self._model_digest(again=True)])
 
     def validation_gradient(self) -> Direction:
         """The mean validation gradient at the model's present weights, computed when first needed."""
@@ -161,20 +164,56 @@ class DIQScorer:
                 self._direction = key, self.engine.validation_gradient(self._validation, bar.update)
         return self._direction[1]
 
-    def map(self, dataset: Any, **kwargs) -> Any:
-        """`dataset.map(self, batched=True, ...)`, with row numbers in error messages.
+    def use_direction(self, direction: Direction) -> None:
+        """Takes a validation gradient that was computed elsewhere, at the model's present weights."""
+        self._direction = self._model_digest(), direction
+
+    def score(
+        self,
+        dataset: Any,
+        chunk_size: int = 512,
+        cache_dir: str | Path | None = None,
+        accelerator: Any = None,
+    ) -> Any:
+        """Scores a dataset chunk by chunk, on all processes of a launcher, and goes on where a killed run stopped.
+
+        Chunks are written to disk as they are done and found again by what decides their scores: the scorer's
+        fingerprint, the dataset and `chunk_size`. Under `torchrun` or `accelerate launch` every process calls this and
+        returns the same dataset, in the original order. Chunks are shared out by position, so the number of processes
+        may change between runs; it changes no score.
 
         Args:
-            dataset ([`~datasets.Dataset`], [`~datasets.DatasetDict`] or [`~datasets.IterableDataset`]):
+            dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
                 Rows to score.
-            **kwargs:
-                Further arguments for `map`.
+            chunk_size (`int`, *optional*, defaults to `512`):
+                Rows in a chunk: what is lost at most, by each process, when a run is killed.
+            cache_dir (`str` or `Path`, *optional*):
+                Folder for the chunks, seen by every process; by default `diq_hf` in the cache of `datasets`.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
+                The processes to share the work with; by default the launcher's.
+
+        Returns:
+            The dataset with the new columns.
         """
-        if isinstance(dataset, Dataset | DatasetDict):
-            kwargs.setdefault("desc", "Scoring")
-            if kwargs.get("num_proc"):
-                self.validation_gradient()  # once, here, and not in every worker
-        return dataset.map(self, batched=True, with_indices=True, **kwargs)
+        if isinstance(dataset, DatasetDict):
+            parts = {name: self.score(part, chunk_size, cache_dir, accelerator) for name, part in dataset.items()}
+            return DatasetDict(parts)
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"A {type(dataset).__name__} has no chunks. Use `dataset.map(scorer, batched=True)`, or make it a "
+                "`Dataset` first."
+            )
+        from .chunks import score_in_chunks
+
+        dataset = dataset.with_format(None)
+        self._check_columns(dataset.column_names)
+        if not len(dataset):
+            raise ValueError("The dataset has no rows.")
+        columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
+        dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+        for name, values in columns.items():
+            dataset = dataset.add_column(name, values)
+        return dataset
 
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
         """Scores a batch or a row, in whatever form `map` gives it.
@@ -188,11 +227,7 @@ class DIQScorer:
                 f"A scorer needs rows as dicts, got {type(examples).__name__}. Call `map` without `input_columns` and "
                 "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
             )
-        if not self.overwrite and (clash := [name for name in self.columns if name in examples]):
-            raise ValueError(
-                f"The dataset already has {clash}. Remove the columns, pass `overwrite=True`, or keep an existing "
-                "difficulty with `difficulty='column:difficulty'`."
-            )
+        self._check_columns(examples)
         batched = _is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
         names = [name for name in (*self.encoder.columns, "image", "images") if name in examples]
         names += [name for name in (self.difficulty.columns if self.difficulty else ()) if name in examples]
@@ -207,6 +242,13 @@ class DIQScorer:
         size = len(next(iter(values.values())))
         rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
         return self._score(rows, [None] * size if indices is None else list(indices))
+
+    def _check_columns(self, present: Iterable[str]) -> None:
+        if not self.overwrite and (clash := [name for name in self.columns if name in present]):
+            raise ValueError(
+                f"The dataset already has {clash}. Remove the columns, pass `overwrite=True`, or keep an existing "
+                "difficulty with `difficulty='column:difficulty'`."
+            )
 
     def _score(self, rows: list[dict], indices: list[int | None]) -> dict[str, np.ndarray]:
         encoded: list[EncodedRow] = []
@@ -292,7 +334,6 @@ class DIQScorer:
 
     def __reduce__(self):
         # `datasets` hashes a function by its pickle, and sends it to its workers that way.
-        self._model_digest(again=True)
         fingerprint = self.fingerprint
         _LIVE[fingerprint] = self
         return _revive, (fingerprint,)
@@ -329,7 +370,7 @@ def _load(model: Any, processing_class: Any, model_init_kwargs: dict | None) -> 
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         if accelerator is not None and "device_map" not in kwargs:
-            model.to(accelerator)
+            model.to(torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0))))
     elif model_init_kwargs:
         raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
     else:
@@ -372,7 +413,7 @@ def _is_batched(examples: Mapping, text_field: str) -> bool:
             return not isinstance(value[0], dict | int)
     raise ValueError(
         f"Cannot tell a batch from a row by the columns {sorted(examples)}. Pass `batched=True` or `batched=False` to "
-        "the scorer, or use `scorer.map(ds)`."
+        "the scorer, or use `scorer.score(ds)`."
     )
 
 

@@ -53,10 +53,13 @@ def test_ranks_in_bf16(folder, rows, expected):
     pool, validation = rows
     engine = InfluenceEngine(load(folder, torch.bfloat16))
     found, _ = engine.score(pool, engine.validation_gradient(validation))
-    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    rank = spearmanr(found, expected)[0]
-    print(f"bf16: relative error {error:.2e}, Spearman {rank:.6f}")
-    assert rank > 0.995
+    model = load(folder, torch.bfloat16)
+    row_by_row = oracle(model, attention_weights(model), pool, validation)[0]
+    errors = [np.linalg.norm(scores - expected) / np.linalg.norm(expected) for scores in (found, row_by_row)]
+    ranks = [spearmanr(scores, expected)[0] for scores in (found, row_by_row)]
+    print(f"bf16: relative error {errors[0]:.2e}, Spearman {ranks[0]:.6f}; row by row {errors[1]:.2e}, {ranks[1]:.6f}")
+    # These rows are much alike, so bf16 swaps neighbours, however the scores are taken.
+    assert ranks[0] > 0.99 and errors[0] < 1.25 * errors[1]
 
 
 def test_first_order_truth(folder, rows):

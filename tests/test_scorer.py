@@ -66,9 +66,6 @@ def test_every_form_of_map(scorer, files, expected):
     check(DatasetDict(train=files).map(scorer, batched=True)["train"], expected)
     check(files.to_iterable_dataset().map(scorer, batched=True), expected)
     check(files.to_iterable_dataset().map(scorer), expected)
-    check(scorer.map(files), expected)
-    check(scorer.map(files.to_iterable_dataset()), expected)
-    check(scorer.map(DatasetDict(train=files))["train"], expected)
     check(files.map(lambda batch: scorer(batch), batched=True), expected)
 
 
@@ -89,7 +86,6 @@ def test_num_proc(num_proc, scorer, files, expected):
     check(files.map(scorer, batched=True, batch_size=2, num_proc=num_proc), expected)
     files.map(scorer, batched=True, batch_size=3)  # threads and gradients are in use before the next fork
     check(files.select(range(7)).map(scorer, batched=True, batch_size=2, num_proc=num_proc), expected)
-    check(scorer.map(files, batch_size=3, num_proc=num_proc), expected)
 
 
 def test_columns_and_types(scorer, files):
@@ -276,7 +272,7 @@ class TestBadInput:
     def test_bad_row_is_named(self, scorer, pool):
         rows = Dataset.from_list([*pool[:2], {"prompt": [{"role": "user", "content": "A"}], "completion": []}])
         with pytest.raises(RowError, match=r"Row 2 .*'A'.*`completion` must be a non-empty.*on_bad_row='null'"):
-            scorer.map(rows)
+            scorer.score(rows)
         with pytest.raises(RowError, match="Row 2 of the batch"):
             rows.map(scorer, batched=True)
 
@@ -285,7 +281,7 @@ class TestBadInput:
         rows = [{"text": None, **row} for row in pool[:2]]
         rows.insert(1, {"text": None, "prompt": [{"role": "user", "content": "A"}], "completion": []})
         good = Dataset.from_list(rows).select([0, 2]).map(scorer, batched=True)
-        scored = scorer.map(Dataset.from_list(rows))
+        scored = scorer.score(Dataset.from_list(rows))
         assert np.isnan(scored["influence"][1]) and np.isnan(scored["difficulty"][1])
         assert np.allclose(scored.select([0, 2])["influence"][:], good["influence"][:])
         assert 'Row 1 ("[{' in caplog.text and "1 of 3 rows were not scored" in caplog.text
@@ -299,8 +295,8 @@ class TestBadInput:
             model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Q")] = float("nan")
         rows = Dataset.from_list([pool[0], chat("Q", "A")])
         with pytest.raises(RowError, match=r"Row 1 .*its loss is nan"):
-            DIQScorer(model, validation, tokenizer).map(rows)
-        scored = DIQScorer(model, validation, tokenizer, on_bad_row="null").map(rows)
+            DIQScorer(model, validation, tokenizer).score(rows)
+        scored = DIQScorer(model, validation, tokenizer, on_bad_row="null").score(rows)
         assert np.isfinite(scored["influence"][0]) and np.isnan(scored["influence"][1])
 
     def test_validation(self, tokenizer, validation):
@@ -334,7 +330,7 @@ class TestBadInput:
 
     def test_unknown_columns(self, scorer):
         with pytest.raises(ValueError, match=r"\['answer', 'question'\] are no known format"):
-            scorer.map(Dataset.from_list([{"question": "Q", "answer": "A"}]))
+            scorer.score(Dataset.from_list([{"question": "Q", "answer": "A"}]))
 
     def test_ifd_without_a_prompt(self, scorer):
         with pytest.raises(RowError, match="IFD, the default difficulty"):

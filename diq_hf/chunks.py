@@ -1,0 +1,113 @@
+"""Scoring in chunks of rows: the unit of work, of resuming and of distribution.
+
+A chunk's scores depend on its rows, the model and the validation gradient alone. So chunks that are on disk are not
+computed again, whichever process of how many made them, and the columns are bit for bit those of one process.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import config
+from datasets.utils import tqdm
+from transformers.utils import logging
+
+from .digest import digest
+from .files import load_tensors, save_tensors
+from .influence import Direction
+
+
+logger = logging.get_logger(__name__)
+
+
+def score_in_chunks(
+    scorer: Any, dataset: Any, chunk_size: int, cache_dir: str | Path | None, state: Any
+) -> dict[str, np.ndarray]:
+    """Score columns of a whole dataset, on every process: see [`~diq_hf.DIQScorer.score`]."""
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    state = launched_state(scorer.engine.device) if state is None else state
+    rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
+    wait = (lambda: None) if state is None else state.wait_for_everyone
+    fingerprint = scorer.fingerprint
+    recipe = digest([fingerprint, dataset._fingerprint, chunk_size])
+    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    folder = root / recipe
+    chunks = {
+        folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
+        for start in range(0, len(dataset), chunk_size)
+    }
+    # Decided by position alone, so that no two processes ever take the same chunk.
+    missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
+    # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
+    _share_direction(scorer, folder, recipe, rank, wait)
+    with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
+        for path in missing:
+            rows = chunks[path]
+            columns = scorer(dataset[rows.start : rows.stop], list(rows))
+            if scorer.fingerprint != fingerprint:
+                raise RuntimeError(
+                    "The model or a setting changed while the dataset was scored, so its scores would be a mix. "
+                    "Score it while nothing else uses the model."
+                )
+            tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+            save_tensors(path, tensors, {"recipe": recipe})
+            bar.update()
+    wait()
+    if rank == 0:
+        for leftover in folder.glob(".*.safetensors.*"):  # of processes killed while they wrote
+            leftover.unlink()
+    done = [_read(path, recipe) for path in chunks]
+    if lost := [path.name for path, columns in zip(chunks, done, strict=True) if columns is None]:
+        raise FileNotFoundError(
+            f"{len(lost)} chunks, {lost[0]} among them, are not in {folder}. Every process must see the same "
+            "`cache_dir`; run again to compute them."
+        )
+    return {name: np.concatenate([columns[name] for columns in done]) for name in scorer.columns}
+
+
+def launched_state(device: torch.device) -> PartialState | None:
+    """The processes of `torchrun` or `accelerate launch`, or `None` where there is one."""
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if expected == 1:
+        return None
+    state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes != expected:
+        raise RuntimeError(
+            f"The launcher started {expected} processes but accelerate sees {state.num_processes}: something built "
+            "its state first, without `cpu=True`. Pass your own `Accelerator` as `accelerator=`."
+        )
+    return state
+
+
+def _share_direction(scorer: Any, folder: Path, recipe: str, rank: int, wait: Callable[[], None]) -> None:
+    """One process computes the validation gradient, or finds it from an earlier run; all use the same bits."""
+    path = folder / "direction.safetensors"
+    if rank == 0:
+        if path.exists():
+            try:
+                scorer.use_direction(Direction.load(path, recipe))
+            except ValueError as error:
+                logger.warning(f"Computing the validation gradient again: {error}")
+                path.unlink()
+        if not path.exists():
+            scorer.validation_gradient().save(path, recipe)
+    wait()
+    if rank > 0:
+        scorer.use_direction(Direction.load(path, recipe))
+
+
+def _read(path: Path, recipe: str) -> dict[str, np.ndarray] | None:
+    """A chunk's columns, or `None` if it has to be computed."""
+    if not path.exists():
+        return None
+    try:
+        tensors, found = load_tensors(path)
+    except ValueError as error:
+        logger.warning(f"Computing a chunk again: {error}")
+        return None
+    return {name: tensor.numpy() for name, tensor in tensors.items()} if found["recipe"] == recipe else None

@@ -1,0 +1,76 @@
+"""Run by test_chunks.py in a process of its own: two processes score a pool and are killed at random, again and again.
+
+Prints, as JSON, the columns of the run that was left to finish and every chunk computation that was started.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+from conftest import SENTENCES, chat, make_model, make_tokenizer
+from datasets import Dataset, disable_progress_bars
+
+from diq_hf import DIQScorer
+
+
+POOL = [chat(SENTENCES[i % 4][: 5 + i % 50], SENTENCES[(i + 1) % 4] * (1 + i % 3)) for i in range(200)]
+VALIDATION = [chat(SENTENCES[2], SENTENCES[3]), chat("Why?", SENTENCES[0])]
+TOKENIZER = make_tokenizer()
+
+
+def score(rank: int, world: int, port: int, folder: Path) -> None:
+    """One process of a launcher."""
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    scorer = DIQScorer(make_model(), VALIDATION, TOKENIZER, extra_columns=("loss", "num_tokens"))
+    real = scorer.engine.score
+
+    def logged(rows, direction, progress=None):
+        with open(folder / "log", "a") as log:
+            log.write(f"{rank} {rows[0].input_ids.tolist()}\n")
+        time.sleep(0.08)  # a chunk takes longer than the rest, so that kills fall into it
+        return real(rows, direction, progress)
+
+    scorer.engine.score = logged
+    scored = scorer.score(Dataset.from_list(POOL), chunk_size=2, cache_dir=folder / "chunks")
+    columns = {name: scored[name][:] for name in scorer.columns}
+    (folder / f"columns-{rank}.json").write_text(json.dumps(columns))
+
+
+def launch(world: int, folder: Path, kill_after: float | None = None) -> bool:
+    """Starts the processes; True if they ended by themselves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=score, args=(rank, world, port, folder)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+    return all(process.exitcode == 0 for process in processes)
+
+
+if __name__ == "__main__":
+    folder, kills, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    seconds = random.Random(0)
+    killed = sum(not launch(world, folder, seconds.uniform(0.1, 1.0)) for _ in range(kills))
+    assert launch(world, folder)
+    columns = [json.loads((folder / f"columns-{rank}.json").read_text()) for rank in range(world)]
+    assert all(other == columns[0] for other in columns)
+    log = (folder / "log").read_text().splitlines()
+    print(json.dumps({"columns": columns[0], "started": len(log), "killed": killed}))
