@@ -48,7 +48,7 @@ def score_in_chunks(
     with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
         for path in missing:
             rows = chunks[path]
-            columns = scorer(dataset[rows.start : rows.stop], list(rows))
+            columns = scorer.score_batch(dataset[rows.start : rows.stop], rows)
             if scorer.fingerprint != fingerprint:
                 raise RuntimeError(
                     "The model or a setting changed while the dataset was scored, so its scores would be a mix. "

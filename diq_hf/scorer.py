@@ -210,6 +210,7 @@ class DIQScorer:
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
         columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
+        _count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
             dataset = dataset.add_column(name, values)
@@ -227,21 +228,31 @@ class DIQScorer:
                 f"A scorer needs rows as dicts, got {type(examples).__name__}. Call `map` without `input_columns` and "
                 "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
             )
-        self._check_columns(examples)
+        values = self._read(examples)
         batched = _is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
-        names = [name for name in (*self.encoder.columns, "image", "images") if name in examples]
-        names += [name for name in (self.difficulty.columns if self.difficulty else ()) if name in examples]
-        values = {name: examples[name] for name in dict.fromkeys(names)}
-        if not values:
-            raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
         if batched:
-            # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
-            self._model_digest(again=True)
-        else:
-            return {name: column[0] for name, column in self._score([values], [indices]).items()}
+            return self._score_batch(values, indices)
+        return {name: column[0] for name, column in self._score([values], [indices]).items()}
+
+    def score_batch(self, examples: Mapping[str, Sequence], indices: Sequence[int] | None = None) -> dict:
+        """Scores columns of rows, as a call does where a batch cannot be mistaken for a row."""
+        return self._score_batch(self._read(examples), indices)
+
+    def _score_batch(self, values: dict, indices: Sequence[int] | None) -> dict[str, np.ndarray]:
+        # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
+        self._model_digest(again=True)
         size = len(next(iter(values.values())))
         rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
         return self._score(rows, [None] * size if indices is None else list(indices))
+
+    def _read(self, examples: Mapping) -> dict:
+        """The columns that scores depend on; no other is decoded."""
+        self._check_columns(examples)
+        names = [*self.encoder.columns, "image", "images", *(self.difficulty.columns if self.difficulty else ())]
+        values = {name: examples[name] for name in dict.fromkeys(names) if name in examples}
+        if not values:
+            raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
+        return values
 
     def _check_columns(self, present: Iterable[str]) -> None:
         if not self.overwrite and (clash := [name for name in self.columns if name in present]):
@@ -286,8 +297,8 @@ class DIQScorer:
             bad = [i for i in kept if not (np.isfinite(scores["influence"][i]) and np.isfinite(scores["loss"][i]))]
             for name in ("influence", "difficulty", "loss"):
                 scores[name][bad] = np.nan
-        if unscored := int(np.isnan(scores["influence"]).sum()):
-            logger.warning(f"{unscored} of {len(rows)} rows were not scored.")
+        if len(rows) > 1:
+            _count_unscored(scores["influence"])
         types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}
         return {name: scores[name].astype(types[name]) for name in self.columns}
 
@@ -421,6 +432,11 @@ def _row_name(position: int, index: int | None, row: Mapping) -> str:
     number = f"Row {index}" if index is not None else f"Row {position} of the batch"
     shown = next((str(row[name]) for name in ("prompt", "messages", "conversations", "text") if row.get(name)), "")
     return f"{number} ({shown[:80]!r})" if shown else number
+
+
+def _count_unscored(influence: np.ndarray) -> None:
+    if unscored := int(np.isnan(influence).sum()):
+        logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
 
 
 def _progress(phase: str, rows: Sequence[EncodedRow]) -> Any:

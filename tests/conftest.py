@@ -1,8 +1,13 @@
 """Tiny random models and a small tokenizer, made here so that no test needs the Hub."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 
+# A cache of the tests' own: what an earlier run left must not answer, and nothing is left to the user.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diq_hf_tests_")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -25,6 +30,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 VOCABULARY = 384
 TEMPLATE = (
