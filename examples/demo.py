@@ -41,10 +41,17 @@ def facts(rows: Dataset) -> dict[str, float]:
 def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
     groups = {"whole pool": scored}
     for code, name in enumerate(QUADRANTS):
-        groups[f"{name} {NAMES[name]}"] = scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == code))
+        groups[name] = scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == code))
     groups["selected"] = subset
-    title = "The quadrants: mean scores, and what the hidden facts say (steps: mean; the rest: %)"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(
+        title="The quadrants",
+        caption="; ".join(f"{name} {meaning}" for name, meaning in NAMES.items())
+        + ".\nMeans of difficulty, influence, tokens and reasoning steps; shares of the hidden facts in %.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("")
     for heading in ("rows", "diff.", "infl.", "tok.", "steps", "rare", "dupl.", "corr.", "triv."):
         table.add_column(heading, justify="right")
@@ -58,10 +65,10 @@ def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
 
 def row_table(rows: Dataset, title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for heading in ("rank", "quadrant", "diff.", "infl.", "steps", "kind", "question"):
+    for heading in ("rank", "quadrant", "diff.", "infl.", "steps", "kind"):
         table.add_column(heading)
+    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=32)
     for row in rows:
-        question = row["prompt"][0]["content"]
         table.add_row(
             str(row["diq_rank"]),
             QUADRANTS[row["quadrant"]],
@@ -69,7 +76,7 @@ def row_table(rows: Dataset, title: str) -> Table:
             f"{row['influence']:.2f}",
             str(row["steps"]),
             row["kind"],
-            question if len(question) <= 34 else f"{question[:33]}…",
+            row["prompt"][0]["content"],
         )
     return table
 
