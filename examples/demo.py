@@ -65,7 +65,7 @@ def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
 
 def row_table(rows: Dataset, title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for heading in ("rank", "quadrant", "diff.", "infl.", "steps", "kind"):
+    for heading in ("rank", "Q", "diff.", "infl.", "steps", "kind"):
         table.add_column(heading)
     table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=32)
     for row in rows:
