@@ -10,13 +10,20 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test quality style clean
+.PHONY: demo test test-minimum quality style clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: quality
 	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=10
+
+# The whole suite with the oldest versions that setup.cfg allows.
+test-minimum:
+	$(PYTHON) -m venv --clear $(VENV)-minimum
+	$(VENV)-minimum/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[demo,test]" \
+		$$(sed -n '/^install_requires/,/^$$/s/>=/==/p' setup.cfg)
+	$(VENV)-minimum/bin/python -m pytest -m "not slow and not gpu"
 
 quality: $(READY)
 	$(BIN)/ruff check .
@@ -27,7 +34,7 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-minimum build *.egg-info
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

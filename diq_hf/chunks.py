@@ -6,6 +6,7 @@ computed again, whichever process of how many made them, and the columns are bit
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,16 @@ def score_in_chunks(
         for path in missing:
             rows = chunks[path]
             columns = scorer.score_batch(dataset[rows.start : rows.stop], rows)
-            if scorer.fingerprint != fingerprint:
-                raise RuntimeError(
-                    "The model or a setting changed while the dataset was scored, so its scores would be a mix. "
-                    "Score it while nothing else uses the model."
-                )
             tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
             save_tensors(path, tensors, {"recipe": recipe})
             bar.update()
+    if scorer.fingerprint != fingerprint:
+        for path in missing:
+            path.unlink()
+        raise RuntimeError(
+            "The model or a setting changed while the dataset was scored, so its scores would be a mix; they are "
+            "dropped. Score it while nothing else uses the model."
+        )
     wait()
     if rank == 0:
         for leftover in folder.glob(".*.safetensors.*"):  # of processes killed while they wrote
@@ -75,7 +78,9 @@ def launched_state(device: torch.device) -> PartialState | None:
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if expected == 1:
         return None
-    state = PartialState(cpu=device.type == "cpu")
+    # Processes wait for the slowest one, which may take longer than the few minutes a backend allows by default; a
+    # process that dies is the launcher's to notice.
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
     if state.num_processes != expected:
         raise RuntimeError(
             f"The launcher started {expected} processes but accelerate sees {state.num_processes}: something built "

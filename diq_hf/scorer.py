@@ -230,17 +230,18 @@ class DIQScorer:
             )
         values = self._read(examples)
         batched = _is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
-        if batched:
-            return self._score_batch(values, indices)
-        return {name: column[0] for name, column in self._score([values], [indices]).items()}
+        if not batched:
+            return {name: column[0] for name, column in self._score([values], [indices]).items()}
+        if not isinstance(examples, LazyBatch):
+            # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
+            self._model_digest(again=True)
+        return self._score_batch(values, indices)
 
     def score_batch(self, examples: Mapping[str, Sequence], indices: Sequence[int] | None = None) -> dict:
         """Scores columns of rows, as a call does where a batch cannot be mistaken for a row."""
         return self._score_batch(self._read(examples), indices)
 
     def _score_batch(self, values: dict, indices: Sequence[int] | None) -> dict[str, np.ndarray]:
-        # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
-        self._model_digest(again=True)
         size = len(next(iter(values.values())))
         rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
         return self._score(rows, [None] * size if indices is None else list(indices))
@@ -337,7 +338,7 @@ class DIQScorer:
 
     def _model_digest(self, again: bool = False) -> str:
         # In-place changes such as optimizer steps count up a parameter's version. Writes through `.data` do not, so
-        # every `map` and every batch take the digest again; it costs little beside scoring.
+        # every `map`, every batch of a stream and every `score` take the digest again.
         version = sum(parameter._version for parameter in self.model.parameters())
         if again or self._weights_digest is None or self._weights_digest[0] != version:
             self._weights_digest = version, model_digest(self.model)

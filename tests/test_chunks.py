@@ -111,7 +111,8 @@ def test_model_that_changes_meanwhile(make_scorer, dataset, tmp_path):
 
     scorer.engine.score = trained_in_between
     with pytest.raises(RuntimeError, match="changed while the dataset was scored"):
-        scorer.score(dataset, cache_dir=tmp_path)
+        scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*/0*.safetensors"))) == 1  # the first call's; of the second nothing is kept
 
 
 def test_bad_row_loses_no_chunk(make_scorer, dataset, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from conftest import SENTENCES, chat, make_model
 from datasets import Dataset, DatasetDict, load_dataset
 from peft import LoraConfig, get_peft_model
+from trl import SFTConfig, SFTTrainer
 
 from diq_hf import DIQScorer, select_subset
 from diq_hf.formats import RowEncoder, RowError
@@ -344,6 +345,19 @@ class TestBadInput:
         hook.remove()
         assert scorer.model.training
         assert all(parameter.requires_grad for parameter in scorer.model.parameters())
+
+
+def test_selected_rows_train(scorer, files, tokenizer, tmp_path):
+    """A subset goes into `SFTTrainer` as it is, score columns and all."""
+    subset = select_subset(files.map(scorer, batched=True), ratio=0.5)
+    trainer = SFTTrainer(
+        make_model(),
+        args=SFTConfig(tmp_path, use_cpu=True, bf16=False, report_to="none", max_steps=2, save_strategy="no"),
+        train_dataset=subset,
+        processing_class=tokenizer,
+    )
+    assert len(trainer.train_dataset) == len(subset) == 4
+    assert np.isfinite(trainer.train().training_loss)
 
 
 def test_progress_names_the_phase(scorer, files, capfd):
