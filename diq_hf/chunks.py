@@ -45,7 +45,7 @@ def score_in_chunks(
     # Decided by position alone, so that no two processes ever take the same chunk.
     missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
-    _share_direction(scorer, folder, recipe, rank, wait)
+    _share_direction(scorer, root, rank, wait)
     with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
         for path in missing:
             rows = chunks[path]
@@ -89,9 +89,13 @@ def launched_state(device: torch.device) -> PartialState | None:
     return state
 
 
-def _share_direction(scorer: Any, folder: Path, recipe: str, rank: int, wait: Callable[[], None]) -> None:
-    """One process computes the validation gradient, or finds it from an earlier run; all use the same bits."""
-    path = folder / "direction.safetensors"
+def _share_direction(scorer: Any, root: Path, rank: int, wait: Callable[[], None]) -> None:
+    """One process computes the validation gradient, or finds it from an earlier run; all use the same bits.
+
+    It serves every dataset, so it is paid for once.
+    """
+    recipe = scorer.direction_recipe
+    path = root / f"direction-{recipe}.safetensors"
     if rank == 0:
         if path.exists():
             try:

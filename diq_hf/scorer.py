@@ -17,6 +17,7 @@ from .difficulty import DifficultySource, RowBatch, difficulty_source
 from .digest import digest, model_digest, rows_digest, tokenizer_digest
 from .formats import ACCEPTED, EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
+from .loading import load_model
 
 
 logger = logging.get_logger(__name__)
@@ -123,7 +124,7 @@ class DIQScorer:
                 f"`validation` must be one dataset or a list of rows, got {type(validation).__name__}. Pick a split, "
                 "for instance `validation=ds['validation']`."
             )
-        self.model, self.processing_class = _load(model, processing_class, model_init_kwargs)
+        self.model, self.processing_class = load_model(model, processing_class, model_init_kwargs)
         self.engine = InfluenceEngine(self.model, target_modules, max_tokens_per_batch)
         self.difficulty = difficulty_source(difficulty)
         self.encoder = RowEncoder(
@@ -155,6 +156,12 @@ class DIQScorer:
     def fingerprint(self) -> str:
         """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
         return digest([ALGORITHM, self._recipe(), self._model_digest(again=True)])
+
+    @property
+    def direction_recipe(self) -> str:
+        """Names what decides the validation gradient; whatever is scored by it plays no part."""
+        modules = sorted(self.engine.modules)
+        return digest([ALGORITHM, rows_digest(self._validation), modules, self._model_digest(again=True)])
 
     def validation_gradient(self) -> Direction:
         """The mean validation gradient at the model's present weights, computed when first needed."""
@@ -364,46 +371,6 @@ def _revive(fingerprint: str) -> DIQScorer:
         # The forked copy of the thread pool has no threads; waiting for one would never end.
         torch.set_num_threads(1)
     return scorer
-
-
-def _load(model: Any, processing_class: Any, model_init_kwargs: dict | None) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import find_adapter_config_file
-
-    name, source = model, {}
-    if isinstance(model, str | Path):
-        kwargs = {"dtype": preferred_dtype(), **(model_init_kwargs or {})}
-        source = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
-        if find_adapter_config_file(model, revision=kwargs.get("revision"), token=kwargs.get("token")) is not None:
-            from peft import AutoPeftModelForCausalLM
-
-            model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        if accelerator is not None and "device_map" not in kwargs:
-            model.to(torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0))))
-    elif model_init_kwargs:
-        raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
-    else:
-        name = model.config._name_or_path
-    if processing_class is None:
-        folder = Path(name)
-        if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-            name = model.config._name_or_path  # an adapter saved without a tokenizer has its base model's
-        processing_class = AutoTokenizer.from_pretrained(name, **source)
-    # Processors of multimodal models hold the tokenizer that text rows need.
-    return model, getattr(processing_class, "tokenizer", processing_class)
-
-
-def preferred_dtype() -> torch.dtype:
-    """bf16 where this machine's hardware computes in it, else fp32."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
-    return torch.bfloat16 if native else torch.float32
 
 
 def _is_batched(examples: Mapping, text_field: str) -> bool:

@@ -77,7 +77,8 @@ def test_finished_chunks_are_kept(make_scorer, dataset, tmp_path):
 @pytest.mark.parametrize("damage", ["torn", "empty", "changed", "another recipe"])
 def test_damaged_files_are_made_again(damage, make_scorer, dataset, tmp_path):
     whole = make_scorer().score(dataset, chunk_size=2, cache_dir=tmp_path)
-    for path in sorted(tmp_path.glob("*/*.safetensors"))[1:]:  # all but the first chunk, and the direction
+    _, *others = sorted(tmp_path.glob("*/*.safetensors"))
+    for path in [*others, *tmp_path.glob("direction-*.safetensors")]:
         content = path.read_bytes()
         if damage == "torn":
             path.write_bytes(content[:-3])
@@ -85,12 +86,19 @@ def test_damaged_files_are_made_again(damage, make_scorer, dataset, tmp_path):
             path.write_bytes(b"")
         elif damage == "changed":
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        elif path.name != "direction.safetensors":
+        elif path.parent != tmp_path:
             save_tensors(path, load_tensors(path)[0], {"recipe": "another"})
     scorer = make_scorer()
     again = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
     assert scorer.scored == [2, 2, 1]
     assert again["influence"][:] == whole["influence"][:]
+
+
+def test_validation_gradient_is_paid_for_once(make_scorer, dataset, tmp_path):
+    make_scorer().score(dataset, cache_dir=tmp_path)
+    other = make_scorer(difficulty=None)
+    other.engine.validation_gradient = None
+    assert len(other.score(dataset.select([3, 1]), cache_dir=tmp_path)) == 2
 
 
 def test_another_model_shares_nothing(make_scorer, dataset, tmp_path):

@@ -1,0 +1,47 @@
+"""Models and tokenizers by name."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import find_adapter_config_file
+
+
+def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict | None = None) -> tuple[Any, Any]:
+    """The model and its tokenizer, from a Hub id or folder (an adapter's too) or as they were given."""
+    name, source = model, {}
+    if isinstance(model, str | Path):
+        kwargs = {"dtype": preferred_dtype(), **(model_init_kwargs or {})}
+        source = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
+        if find_adapter_config_file(model, revision=kwargs.get("revision"), token=kwargs.get("token")) is not None:
+            model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is not None and "device_map" not in kwargs:
+            local_rank = int(os.environ.get("LOCAL_RANK", 0))  # of a launcher's process
+            model.to(torch.device(accelerator.type, local_rank % torch.accelerator.device_count()))
+    elif model_init_kwargs:
+        raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
+    else:
+        name = model.config._name_or_path
+    if processing_class is None:
+        folder = Path(name)
+        if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+            name = model.config._name_or_path  # an adapter saved without a tokenizer has its base model's
+        processing_class = AutoTokenizer.from_pretrained(name, **source)
+    # Processors of multimodal models hold the tokenizer that text rows need.
+    return model, getattr(processing_class, "tokenizer", processing_class)
+
+
+def preferred_dtype() -> torch.dtype:
+    """bf16 where this machine's hardware computes in it, else fp32."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return torch.bfloat16 if native else torch.float32
