@@ -46,8 +46,8 @@ def score(rank: int, world: int, port: int, folder: Path) -> None:
     (folder / f"columns-{rank}.json").write_text(json.dumps(columns))
 
 
-def launch(world: int, folder: Path, kill_after: float | None = None) -> bool:
-    """Starts the processes; True if they ended by themselves."""
+def launch(world: int, folder: Path, kill_after: tuple[int, float] | None = None) -> bool:
+    """Starts the processes and kills them so many chunks and seconds later; True if they ended by themselves."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +56,11 @@ def launch(world: int, folder: Path, kill_after: float | None = None) -> bool:
     for process in processes:
         process.start()
     if kill_after is not None:
-        time.sleep(kill_after)
+        chunks, seconds = kill_after
+        target = len(started(folder)) + chunks
+        while len(started(folder)) < target and any(process.is_alive() for process in processes):
+            time.sleep(0.005)
+        time.sleep(seconds)
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
@@ -65,12 +69,18 @@ def launch(world: int, folder: Path, kill_after: float | None = None) -> bool:
     return all(process.exitcode == 0 for process in processes)
 
 
+def started(folder: Path) -> list[str]:
+    """The chunk computations that were begun, in every run so far."""
+    log = folder / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
 if __name__ == "__main__":
     folder, kills, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    seconds = random.Random(0)
-    killed = sum(not launch(world, folder, seconds.uniform(0.1, 1.0)) for _ in range(kills))
+    moment = random.Random(0)
+    # By chunks done and not by the clock, so that a fast machine does not finish before the last kill.
+    killed = sum(not launch(world, folder, (moment.randint(0, 4), moment.uniform(0, 0.1))) for _ in range(kills))
     assert launch(world, folder)
     columns = [json.loads((folder / f"columns-{rank}.json").read_text()) for rank in range(world)]
     assert all(other == columns[0] for other in columns)
-    log = (folder / "log").read_text().splitlines()
-    print(json.dumps({"columns": columns[0], "started": len(log), "killed": killed}))
+    print(json.dumps({"columns": columns[0], "started": len(started(folder)), "killed": killed}))
