@@ -94,6 +94,10 @@ class IFDDifficulty:
 def _without_prompt(answer: EncodedRow, encoder: RowEncoder) -> EncodedRow:
     tokenizer = encoder.processing_class
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise ValueError(
+            "IFD starts an answer without its prompt with BOS or EOS, and the tokenizer has neither. Set one."
+        )
     trained = np.flatnonzero(answer.labels[1:] != IGNORE_INDEX) + 1
     return EncodedRow(
         np.concatenate([[start], answer.input_ids[trained]]), np.concatenate([[IGNORE_INDEX], answer.labels[trained]])

@@ -66,6 +66,12 @@ def test_ifd_of_prompt_completion_trained_whole(tokenizer, validation):
     assert whole(batch)["influence"] != pytest.approx(answer_only(batch)["influence"], rel=1e-3)
 
 
+def test_ifd_needs_a_first_token(tokenizer, validation):
+    bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, chat_template=tokenizer.chat_template)
+    with pytest.raises(ValueError, match="the tokenizer has neither"):
+        DIQScorer(make_model(), validation, bare)({name: [value] for name, value in chat(A, B).items()})
+
+
 def test_column(tokenizer, validation, pool):
     rows = Dataset.from_list([{**row, "level": level} for row, level in zip(pool[:3], [2, None, 5], strict=True)])
     scored = rows.map(DIQScorer(make_model(), validation, tokenizer, difficulty="column:level"), batched=True)
