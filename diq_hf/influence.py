@@ -12,7 +12,7 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from .batching import TokenBudget, pad
+from .attention import Packing
+from .batching import Batch, TokenBudget
 from .files import load_tensors, save_tensors
 from .formats import EncodedRow
 from .loss import RowLoss
-from .modules import check_whole, fixed_rotary_length, scored_modules, some
+from .modules import check_whole, fixed_rotary_length, scored_modules
+from .probes import Probes, Reader, RowProducts, TokenShares, as_linear
+from .projections import Projection
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ class InfluenceEngine:
         self.model = model
         self.modules = scored_modules(model, target_modules)
         self.row_loss = RowLoss(model)
+        self.packing = Packing(self.row_loss.backbone, self.row_loss.decoder)
+        self.probes = Probes(self.modules)
         self.device = model.get_input_embeddings().weight.device
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
-        self.budget = TokenBudget(max_tokens_per_batch)
+        self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
         self.max_row_length = fixed_rotary_length(model.config.get_text_config())
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
 
@@ -140,7 +144,7 @@ class InfluenceEngine:
                 parts = [None if part is None else part.to(self.dtype) / scale for part in parts]
             return losses.detach().cpu().double().numpy(), parts
 
-        with scoring_mode(self.model, weights.values()):
+        with scoring_mode(self.model, weights.values()), self.packing.applied():
             for batch, (losses, parts) in self.budget.run(rows, gradients):
                 for i, loss in zip(batch, losses, strict=True):
                     if not math.isfinite(loss):
@@ -162,56 +166,103 @@ class InfluenceEngine:
         return Direction(tensors, len(rows), total / len(rows))
 
     def score(
-        self, rows: Sequence[EncodedRow], direction: Direction, progress: Callable[[int], None] | None = None
+        self,
+        rows: Sequence[EncodedRow],
+        direction: Direction | Sequence[Direction],
+        progress: Callable[[int], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Influence and loss of each row.
 
         Args:
             rows (`Sequence[EncodedRow]`):
                 Rows to score.
-            direction ([`Direction`]):
-                The validation gradient, taken at the same weights.
+            direction ([`Direction`] or `Sequence[Direction]`):
+                The validation gradient, taken at the same weights; or several, read in the same pass.
             progress (`Callable`, *optional*):
                 Called with the number of rows just done.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: influence and loss (nats), float64, of shape `(len(rows),)`. A row
-            whose loss overflows has non-finite values here.
+            `tuple[np.ndarray, np.ndarray]`: influence, float64, of shape `(len(rows),)` or `(len(rows), directions)`,
+            and loss (nats), float64, of shape `(len(rows),)`. A row whose loss overflows has non-finite values here.
         """
-        influence, loss = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-        tokens: torch.Tensor | None = None
-        fired: set[str] = set()
+        if isinstance(direction, Direction):
+            readers: dict[str, Reader] = {
+                name: TokenShares(as_linear(module, direction.tensors[f"{name}.weight"]))
+                for name, module in self.modules.items()
+            }
+            found, loss = self._read(rows, readers, None, progress)
+            return found[:, 0], loss
+        return self.project(rows, direction, None, progress)[1:]
 
-        def shares(batch: list[int]) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal tokens
-            picked = [rows[i] for i in batch]
-            input_ids, labels = self._pad(picked)
-            tokens = torch.zeros(input_ids.shape, dtype=self.dtype, device=self.device, requires_grad=True)
-            fired.clear()
-            losses = self.row_loss(input_ids, labels)
-            if silent := [name for name in self.modules if name not in fired]:
-                raise ValueError(
-                    f"The forward pass uses the weight of {some(silent)} without calling the module, so its share of "
-                    "the influence cannot be taken. Leave it out of the adapter or of `target_modules` "
-                    "(`target_parameters` of PEFT, for one)."
-                )
+    def project(
+        self,
+        rows: Sequence[EncodedRow],
+        directions: Sequence[Direction],
+        projection: Projection | None,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Projected gradient of each row, and its influences and loss from the same pass.
+
+        Args:
+            rows (`Sequence[EncodedRow]`):
+                Rows to score.
+            directions (`Sequence[Direction]`):
+                Validation gradients, taken at the same weights.
+            projection ([`~diq_hf.projections.Projection`], *optional*):
+                The map, made for this engine's modules.
+            progress (`Callable`, *optional*):
+                Called with the number of rows just done.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: projected gradients, of shape `(len(rows), projection.dim)`,
+            influences, of shape `(len(rows), len(directions))`, and losses, of shape `(len(rows),)`; float64.
+        """
+        readers: dict[str, Reader] = {
+            name: RowProducts(
+                [as_linear(module, direction.tensors[f"{name}.weight"]) for direction in directions],
+                projection and projection.of(name),
+            )
+            for name, module in self.modules.items()
+        }
+        width = len(directions) + (projection.dim if projection else 0)
+        found, loss = self._read(rows, readers, width, progress)
+        return found[:, len(directions) :], found[:, : len(directions)], loss
+
+    def _read(
+        self,
+        rows: Sequence[EncodedRow],
+        readers: Mapping[str, Reader],
+        width: int | None,
+        progress: Callable[[int], None] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One backward pass a batch, in which every module is read: `width` numbers a row, or one a token."""
+        found, loss = np.full((len(rows), width or 1), np.nan), np.full(len(rows), np.nan)
+
+        def read(indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+            batch = self._batch([rows[i] for i in indices])
+            shape = batch.input_ids.shape if width is None else (len(indices), width)
+            sink = torch.zeros(shape, dtype=self.dtype, device=self.device, requires_grad=True)
+            self.probes.start(batch, sink)
+            losses = self.row_loss(batch)
+            self.probes.check()
             # The sum keeps every row apart; each is divided by its own token count afterwards, never rounded before.
-            (share,) = torch.autograd.grad(losses.sum(), tokens)
-            counts = np.array([row.num_trained for row in picked])
-            share = share.sum(dim=1, dtype=torch.float64).cpu().numpy()
-            return share / counts, losses.detach().cpu().double().numpy() / counts
+            (readings,) = torch.autograd.grad(losses.sum(), sink)
+            readings = batch.row_sums(readings.double())[:, None] if width is None else readings
+            counts = np.array([rows[i].num_trained for i in indices])
+            readings = readings.cpu().double().numpy() / counts[:, None]
+            return readings, losses.detach().cpu().double().numpy() / counts
 
-        with scoring_mode(self.model), _probes(self.modules, direction, lambda: tokens, fired):
-            for batch, (dots, losses) in self.budget.run(rows, shares):
-                influence[batch], loss[batch] = dots, losses
+        with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
+            for indices, (readings, losses) in self.budget.run(rows, read):
+                found[indices], loss[indices] = readings, losses
                 if progress is not None:
-                    progress(len(batch))
-        return influence, loss
+                    progress(len(indices))
+        return found, loss
 
     def losses(self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Loss of each row, by a forward pass alone: nats, float64, of shape `(len(rows),)`."""
         loss = np.full(len(rows), np.nan)
-        with scoring_mode(self.model), torch.no_grad():
+        with scoring_mode(self.model), self.packing.applied(), torch.no_grad():
             forward = lambda batch: self._mean_losses([rows[i] for i in batch]).cpu().double().numpy()  # noqa: E731
             for batch, found in self.budget.run(rows, forward):
                 loss[batch] = found
@@ -219,7 +270,7 @@ class InfluenceEngine:
                     progress(len(batch))
         return loss
 
-    def _pad(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, rows: Sequence[EncodedRow]) -> Batch:
         longest = max(map(len, rows))
         if self.max_row_length is not None and longest > self.max_row_length:
             raise ValueError(
@@ -227,10 +278,10 @@ class InfluenceEngine:
                 "with the longest row of a batch: scores would depend on the batch. Set "
                 f"`max_length={self.max_row_length}`."
             )
-        return pad(rows, self.device)
+        return Batch.of(rows, self.packing.possible, self.device)
 
     def _mean_losses(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        losses = self.row_loss(*self._pad(rows))
+        losses = self.row_loss(self._batch(rows))
         return losses / losses.new_tensor([row.num_trained for row in rows])
 
 
@@ -256,66 +307,3 @@ def scoring_mode(model: nn.Module, differentiate: Sequence[torch.Tensor] = ()):
             parameter.requires_grad_(flag)
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _probes(modules: dict[str, nn.Module], direction: Direction, tokens: Callable[[], torch.Tensor], fired: set[str]):
-    """Hooks that let one backward pass collect every module's shares in the gradient of `tokens()`.
-
-    Each adds its module's name to `fired` when it runs.
-    """
-    handles = []
-    try:
-        for name, module in modules.items():
-            hook = _probe_hook(name, module, direction.tensors[f"{name}.weight"], tokens, fired)
-            handles.append(module.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _probe_hook(
-    name: str, module: nn.Module, gradient: torch.Tensor, tokens: Callable[[], torch.Tensor], fired: set[str]
-):
-    gradient = gradient.T if isinstance(module, Conv1D) else gradient  # to (out, in)
-    # A power of two, so that nothing is rounded: an fp16 product of small numbers would vanish otherwise.
-    largest = float(gradient.abs().max())
-    scale = 2.0 ** math.floor(math.log2(largest)) if largest > 0 and math.isfinite(largest) else 1.0
-    cast: torch.Tensor | None = None
-
-    def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        nonlocal cast
-        fired.add(name)
-        if output.shape[:-1] != tokens().shape:
-            raise ValueError(
-                f"`{name}` gives {tuple(output.shape)} for a batch of {tuple(tokens().shape)} tokens: it does not see "
-                "one vector a token (experts of a mixture, for one). Leave it out of `target_modules`."
-            )
-        if cast is None or (cast.dtype, cast.device) != (output.dtype, output.device):
-            cast = (gradient / scale).to(output.device, output.dtype)
-        # A model spread over devices has modules away from the tokens.
-        return _Probe.apply(output, args[0], cast, scale, tokens().to(output.device))
-
-    return hook
-
-
-class _Probe(torch.autograd.Function):
-    """Identity on a linear module's output. Its backward adds ⟨b_t, ΔW a_t⟩ of every token t to `tokens`' gradient."""
-
-    @staticmethod
-    def forward(ctx, output, inputs, gradient, scale, tokens):
-        out_features, in_features = gradient.shape
-        ctx.narrow_output = out_features <= in_features
-        ctx.scale, ctx.dtype = scale, tokens.dtype
-        inputs = inputs.to(gradient.dtype)
-        # ⟨b, ΔW a⟩ = ⟨ΔWᵀ b, a⟩: keep whichever is smaller, ΔW a or a itself.
-        ctx.save_for_backward(nn.functional.linear(inputs, gradient) if ctx.narrow_output else inputs, gradient)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        kept, gradient = ctx.saved_tensors
-        pulled = grad_output if ctx.narrow_output else grad_output @ gradient
-        share = (pulled.to(ctx.dtype) * kept.to(ctx.dtype)).sum(dim=-1) * ctx.scale
-        return grad_output, None, None, None, share

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from .batching import Batch
 from .formats import IGNORE_INDEX
 
 
@@ -33,6 +34,7 @@ class RowLoss:
     def __init__(self, model: nn.Module):
         causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.backbone = causal_lm.base_model
+        self.decoder = causal_lm.get_decoder()
         self.head = causal_lm.get_output_embeddings()
         if self.head is None or self.backbone is causal_lm or causal_lm.config.is_encoder_decoder:
             raise ValueError(
@@ -54,31 +56,30 @@ class RowLoss:
         self.softcap = caps[0] if caps else None
         self.scale = self._find_scale(causal_lm, [1.0, *factors, *(1 / factor for factor in factors)])
 
-    def __call__(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: Batch) -> torch.Tensor:
         """Sum of each row's token losses.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(rows, length)`):
-                Token ids, padded on the right.
-            labels (`torch.Tensor` of shape `(rows, length)`):
-                Labels, -100 where a token is not trained.
+            batch ([`Batch`]):
+                Rows, padded or packed.
 
         Returns:
             `torch.Tensor` of shape `(rows,)`: sums in nats, differentiable with respect to the hidden states.
         """
-        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden = self.backbone(**batch.model_inputs).last_hidden_state
         device = self.head.weight.device
-        targets = labels[:, 1:].to(device)
-        trained = targets != IGNORE_INDEX
-        token_losses = _ChunkedCrossEntropy.apply(
-            hidden[:, :-1].to(device)[trained],
+        labels = batch.labels.to(device)
+        trained = labels != IGNORE_INDEX
+        trained[:, 0] = False  # nothing before it predicts it
+        losses = _ChunkedCrossEntropy.apply(
+            hidden.to(device)[trained.roll(-1, dims=1)],
             self.head.weight,
             getattr(self.head, "bias", None),
-            targets[trained],
+            labels[trained],
             self.scale,
             self.softcap,
         )
-        return token_losses.new_zeros(trained.shape).masked_scatter(trained, token_losses).sum(dim=1)
+        return batch.row_sums(losses.new_zeros(labels.shape).masked_scatter(trained, losses))
 
     @torch.no_grad()
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:
@@ -136,14 +137,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             target = targets[part, None]
             at_target = logits.gather(1, target)
             top = logits.amax(dim=1, keepdim=True)
-            slope = 1.0 if softcap is None else 1 - (logits / softcap).square()  # of the cap, at each logit
+            cap_slope = None if softcap is None else 1 - (logits / softcap).square()
             exp = logits.sub_(top).exp_()
             total = exp.sum(dim=1, keepdim=True)
             losses[part] = (total.log() + top - at_target).squeeze(1)
             if wants_gradient:
-                probabilities = exp.div_(total)
-                probabilities.scatter_add_(1, target, torch.full_like(at_target, -1.0))
-                gradient[part] = (probabilities.mul_(slope).mul_(scale)).to(weight.dtype) @ weight
+                slopes = exp.div_(total).scatter_add_(1, target, torch.full_like(at_target, -1.0))
+                if cap_slope is not None:
+                    slopes.mul_(cap_slope)
+                if scale != 1.0:
+                    slopes.mul_(scale)
+                gradient[part] = slopes.to(weight.dtype) @ weight
         if wants_gradient:
             ctx.save_for_backward(gradient)
         return losses
