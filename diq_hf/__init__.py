@@ -16,6 +16,7 @@ _ROOMS = {
     "ColumnDifficulty": "difficulty",
     "ClassifierDifficulty": "difficulty",
     "IFDDifficulty": "difficulty",
+    "projected_influence": "projections",
 }
 
 __all__ = ["__version__", *_ROOMS]

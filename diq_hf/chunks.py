@@ -45,7 +45,7 @@ def score_in_chunks(
     # Decided by position alone, so that no two processes ever take the same chunk.
     missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
-    _share_direction(scorer, root, rank, wait)
+    _share_directions(scorer, root, rank, wait)
     with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
         for path in missing:
             rows = chunks[path]
@@ -89,25 +89,32 @@ def launched_state(device: torch.device) -> PartialState | None:
     return state
 
 
-def _share_direction(scorer: Any, root: Path, rank: int, wait: Callable[[], None]) -> None:
-    """One process computes the validation gradient, or finds it from an earlier run; all use the same bits.
+def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], None]) -> None:
+    """One process computes the validation gradients, or finds them from an earlier run; all use the same bits.
 
-    It serves every dataset, so it is paid for once.
+    They serve every dataset, so each is paid for once.
     """
-    recipe = scorer.direction_recipe
-    path = root / f"direction-{recipe}.safetensors"
+    paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in scorer.direction_recipes()}
     if rank == 0:
-        if path.exists():
-            try:
-                scorer.use_direction(Direction.load(path, recipe))
-            except ValueError as error:
-                logger.warning(f"Computing the validation gradient again: {error}")
-                path.unlink()
-        if not path.exists():
-            scorer.validation_gradient().save(path, recipe)
+        found = [recipe for recipe, path in paths.items() if _use_direction(scorer, recipe, path)]
+        for (recipe, path), direction in zip(paths.items(), scorer.validation_gradients(), strict=True):
+            if recipe not in found:
+                direction.save(path, recipe)
     wait()
     if rank > 0:
-        scorer.use_direction(Direction.load(path, recipe))
+        for recipe, path in paths.items():
+            scorer.use_direction(recipe, Direction.load(path, recipe))
+
+
+def _use_direction(scorer: Any, recipe: str, path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        scorer.use_direction(recipe, Direction.load(path, recipe))
+    except ValueError as error:
+        logger.warning(f"Computing the validation gradient again: {error}")
+        return False
+    return True
 
 
 def _read(path: Path, recipe: str) -> dict[str, np.ndarray] | None:

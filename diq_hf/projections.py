@@ -1,6 +1,6 @@
 """Random projections of gradients to a few thousand numbers, so that later validation sets need no second pass.
 
-Each coordinate of the gradient goes, with a random sign, to one of `dim` sums, equally many to each: a sparse
+Each coordinate of the gradient goes, with a random sign, to one of `dim` sums, about equally many to each: a sparse
 Johnson-Lindenstrauss map (https://arxiv.org/abs/1012.1577). Products of projections estimate products of gradients
 without bias, with a standard deviation of about |g|·|h| / √dim, as a dense matrix would have, which for a model's
 gradients could not be stored.

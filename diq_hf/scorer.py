@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import Dataset, DatasetDict
 from datasets.formatting.formatting import LazyBatch, LazyRow
 from datasets.utils import tqdm
 from transformers.utils import logging
@@ -18,6 +18,8 @@ from .digest import digest, model_digest, rows_digest, tokenizer_digest
 from .formats import ACCEPTED, EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
 from .loading import load_model
+from .projections import COLUMN, Projection
+from .validation import encode_group, row_name, validation_groups
 
 
 logger = logging.get_logger(__name__)
@@ -36,9 +38,10 @@ class DIQScorer:
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The model that is to be fine-tuned: Hub id, folder, or loaded. It comes back as it was.
-        validation ([`~datasets.Dataset`] or `list[dict]`):
+        validation ([`~datasets.Dataset`], `list[dict]` or `dict`):
             Rows that stand for what the model should become good at, in any format `SFTTrainer` takes. 20 a task in
-            the paper; 300 and more make ranks stable.
+            the paper; 300 and more make ranks stable. A `dict` of several, by name, adds a column `influence_<name>`
+            for each, from the same pass; `influence` is then on all their rows together.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer; by default the model's own.
         difficulty (`str` or [`~diq_hf.difficulty.DifficultySource`], *optional*, defaults to `"ifd"`):
@@ -57,6 +60,14 @@ class DIQScorer:
             See [`~trl.SFTConfig`].
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             See [`~trl.SFTConfig`].
+        group_column (`str`, *optional*):
+            Column of the validation rows that names each row's group (a task, say): the same as a `dict` of them.
+        projection_dim (`int`, *optional*):
+            Also stores each row's gradient, projected to so many numbers (4096 in the paper; 16 KiB a row), as column
+            `projected_gradient_<digest>`, from which [`~diq_hf.projected_influence`] estimates the influence on other
+            validation sets without the model.
+        projection_seed (`int`, *optional*, defaults to `0`):
+            Seed of the projection.
         extra_columns (`Sequence[str]`, *optional*):
             Further columns to add: `"loss"` (the row's mean loss, nats) and `"num_tokens"` (its tokens).
         max_tokens_per_batch (`int`, *optional*):
@@ -98,7 +109,7 @@ class DIQScorer:
     def __init__(
         self,
         model: Any,
-        validation: Iterable[Mapping],
+        validation: Iterable[Mapping] | Mapping[str, Iterable[Mapping]],
         processing_class: Any = None,
         *,
         difficulty: str | DifficultySource | None = "ifd",
@@ -108,6 +119,9 @@ class DIQScorer:
         completion_only_loss: bool | None = None,
         assistant_only_loss: bool = False,
         dataset_text_field: str = "text",
+        group_column: str | None = None,
+        projection_dim: int | None = None,
+        projection_seed: int = 0,
         extra_columns: Sequence[str] = (),
         max_tokens_per_batch: int | None = None,
         on_bad_row: str = "raise",
@@ -119,11 +133,7 @@ class DIQScorer:
             raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
         if unknown := sorted(set(extra_columns) - set(EXTRA_COLUMNS)):
             raise ValueError(f"`extra_columns` {unknown} are unknown; choose from {list(EXTRA_COLUMNS)}.")
-        if isinstance(validation, dict | IterableDatasetDict | str):
-            raise TypeError(
-                f"`validation` must be one dataset or a list of rows, got {type(validation).__name__}. Pick a split, "
-                "for instance `validation=ds['validation']`."
-            )
+        groups = validation_groups(validation, group_column)
         self.model, self.processing_class = load_model(model, processing_class, model_init_kwargs)
         self.engine = InfluenceEngine(self.model, target_modules, max_tokens_per_batch)
         self.difficulty = difficulty_source(difficulty)
@@ -140,40 +150,51 @@ class DIQScorer:
         self.on_bad_row = on_bad_row
         self.overwrite = overwrite
         self.batched = batched
-        self._validation = self._encode_validation(validation)
+        self.projection = projection_dim and Projection(projection_dim, list(self.engine.modules), projection_seed)
+        self._validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
         self._process = os.getpid()
         self._weights_digest: tuple[int, str] | None = None
-        self._direction: tuple[str, Direction] | None = None
+        self._directions: dict[str, Direction] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it adds."""
         kept = self.difficulty is not None and "difficulty" in self.difficulty.columns
-        names = () if self.difficulty is None or kept else ("difficulty",)
-        return (*names, "influence", *self.extra_columns)
+        names = [] if self.difficulty is None or kept else ["difficulty"]
+        names += ["influence", *(f"influence_{name}" for name in self.groups), *self.extra_columns]
+        return (*names, self._projection_column) if self.projection else tuple(names)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the validation groups, if there are several."""
+        return tuple(name for name in self._validation if name is not None)
 
     @property
     def fingerprint(self) -> str:
         """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
         return digest([ALGORITHM, self._recipe(), self._model_digest(again=True)])
 
-    @property
-    def direction_recipe(self) -> str:
-        """Names what decides the validation gradient; whatever is scored by it plays no part."""
-        modules = sorted(self.engine.modules)
-        return digest([ALGORITHM, rows_digest(self._validation), modules, self._model_digest(again=True)])
+    def direction_recipes(self) -> list[str]:
+        """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
+        modules, weights = sorted(self.engine.modules), self._model_digest()
+        return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in self._validation.values()]
 
-    def validation_gradient(self) -> Direction:
-        """The mean validation gradient at the model's present weights, computed when first needed."""
-        key = self._model_digest()
-        if self._direction is None or self._direction[0] != key:
-            with _progress("Validation gradient", self._validation) as bar:
-                self._direction = key, self.engine.validation_gradient(self._validation, bar.update)
-        return self._direction[1]
+    def validation_gradients(self) -> list[Direction]:
+        """Each group's mean validation gradient at the model's present weights, computed when first needed."""
+        recipes = self.direction_recipes()
+        self._directions = {recipe: self._directions[recipe] for recipe in recipes if recipe in self._directions}
+        missing = {
+            r: rows for r, rows in zip(recipes, self._validation.values(), strict=True) if r not in self._directions
+        }
+        if missing:
+            with _progress("Validation gradient", [row for rows in missing.values() for row in rows]) as bar:
+                for recipe, rows in missing.items():
+                    self._directions[recipe] = self.engine.validation_gradient(rows, bar.update)
+        return [self._directions[recipe] for recipe in recipes]
 
-    def use_direction(self, direction: Direction) -> None:
-        """Takes a validation gradient that was computed elsewhere, at the model's present weights."""
-        self._direction = self._model_digest(), direction
+    def use_direction(self, recipe: str, direction: Direction) -> None:
+        """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
+        self._directions[recipe] = direction
 
     def score(
         self,
@@ -220,7 +241,7 @@ class DIQScorer:
         _count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
-            dataset = dataset.add_column(name, values)
+            dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
         return dataset
 
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
@@ -278,37 +299,61 @@ class DIQScorer:
                 ready = self.encoder(row)
                 prepared.append(self.difficulty.prepare(row, self.encoder) if self.difficulty else None)
             except RowError as error:
-                self._refuse(RowError(f"{_row_name(i, indices[i], row)}: {error}"), error)
+                self._refuse(RowError(f"{row_name(i, indices[i], row)}: {error}"), error)
             else:
                 encoded.append(ready)
                 kept.append(i)
-        scores = {name: np.full(len(rows), np.nan) for name in ("influence", "difficulty", "loss")}
+        scores = {name: np.full(len(rows), np.nan) for name in self.columns}
         scores["num_tokens"] = np.zeros(len(rows))
+        if self.projection:
+            scores[self._projection_column] = np.full((len(rows), self.projection.dim), np.nan)
         if encoded:
-            direction = self.validation_gradient()
-            with _progress("Scoring", encoded) as bar:
-                influence, loss = self.engine.score(encoded, direction, bar.update)
-            for i, found, lost in zip(kept, influence, loss, strict=True):
-                if not (np.isfinite(found) and np.isfinite(lost)):
-                    name = _row_name(i, indices[i], rows[i])
+            found = self._influences(encoded)
+            for i, influence, loss in zip(kept, found["influence"], found["loss"], strict=True):
+                if not (np.isfinite(influence) and np.isfinite(loss)):
+                    name = row_name(i, indices[i], rows[i])
                     self._refuse(
                         RowError(
-                            f"{name}: its loss is {lost} and its influence {found}. Check the row and the model's "
+                            f"{name}: its loss is {loss} and its influence {influence}. Check the row and the model's "
                             "dtype (fp16 overflows where bf16 and fp32 do not)."
                         )
                     )
-            scores["influence"][kept], scores["loss"][kept] = influence, loss
-            scores["num_tokens"][kept] = [len(row) for row in encoded]
             if self.difficulty is not None:
-                batch = RowBatch(prepared, encoded, loss, self.encoder, self._forward)
-                scores["difficulty"][kept] = self.difficulty(batch)
-            bad = [i for i in kept if not (np.isfinite(scores["influence"][i]) and np.isfinite(scores["loss"][i]))]
-            for name in ("influence", "difficulty", "loss"):
-                scores[name][bad] = np.nan
+                batch = RowBatch(prepared, encoded, found["loss"], self.encoder, self._forward)
+                found["difficulty"] = self.difficulty(batch)
+            unscored = ~(np.isfinite(found["influence"]) & np.isfinite(found["loss"]))
+            for name, values in found.items():
+                values = np.array(values, dtype=float)
+                values[unscored] = np.nan
+                scores[name] = np.full((len(rows), *values.shape[1:]), np.nan)
+                scores[name][kept] = values
+            scores["num_tokens"][kept] = [len(row) for row in encoded]
         if len(rows) > 1:
             _count_unscored(scores["influence"])
         types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}
         return {name: scores[name].astype(types[name]) for name in self.columns}
+
+    def _influences(self, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray]:
+        """What one pass over the model gives."""
+        directions = self.validation_gradients()
+        with _progress("Scoring", rows) as bar:
+            if self.projection:
+                projected, influences, loss = self.engine.project(rows, directions, self.projection, bar.update)
+            elif len(directions) > 1:
+                influences, loss = self.engine.score(rows, directions, bar.update)
+            else:
+                influence, loss = self.engine.score(rows, directions[0], bar.update)
+                influences = influence[:, None]
+        # The mean over all rows: its gradient is the groups', weighted by their rows.
+        weights = np.array([direction.num_rows for direction in directions], dtype=float)
+        found = {"influence": influences @ (weights / weights.sum()), "loss": loss}
+        found |= {f"influence_{name}": influences[:, k] for k, name in enumerate(self.groups)}
+        return found | ({self._projection_column: projected} if self.projection else {})
+
+    @property
+    def _projection_column(self) -> str:
+        made_by = [ALGORITHM, sorted(self.engine.modules), self.projection.dim, self.projection.seed]
+        return COLUMN + digest([*made_by, self._model_digest()])[:8]
 
     def _forward(self, rows: Sequence[EncodedRow]) -> np.ndarray:
         with _progress("Difficulty", rows) as bar:
@@ -319,21 +364,10 @@ class DIQScorer:
             raise RowError(f"{error} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
         logger.warning(f"Not scored: {error}")
 
-    def _encode_validation(self, validation: Iterable[Mapping]) -> list[EncodedRow]:
-        encoded = []
-        for i, row in enumerate(validation):
-            try:
-                encoded.append(self.encoder(row))
-            except RowError as error:
-                raise RowError(f"Validation {_row_name(i, i, row)}: {error}") from error
-        if not encoded:
-            raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
-        return encoded
-
     def _recipe(self) -> dict:
         return {
             "tokenizer": tokenizer_digest(self.processing_class),
-            "validation": rows_digest(self._validation),
+            "validation": [[name, rows_digest(rows)] for name, rows in self._validation.items()],
             "settings": self.encoder.settings,
             "modules": sorted(self.engine.modules),
             "difficulty": self.difficulty.fingerprint if self.difficulty else None,
@@ -394,12 +428,6 @@ def _is_batched(examples: Mapping, text_field: str) -> bool:
         f"Cannot tell a batch from a row by the columns {sorted(examples)}. Pass `batched=True` or `batched=False` to "
         "the scorer, or use `scorer.score(ds)`."
     )
-
-
-def _row_name(position: int, index: int | None, row: Mapping) -> str:
-    number = f"Row {index}" if index is not None else f"Row {position} of the batch"
-    shown = next((str(row[name]) for name in ("prompt", "messages", "conversations", "text") if row.get(name)), "")
-    return f"{number} ({shown[:80]!r})" if shown else number
 
 
 def _count_unscored(influence: np.ndarray) -> None:

@@ -39,14 +39,18 @@ def test_demo(model_folder, tmp_path):
 
 
 def test_documented_code_runs(model_folder, pool, validation):
-    """The README's first use and the scorer's docstring, with a tiny model in the place of the real one."""
-    text = (EXAMPLES.parent / "README.md").read_text() + inspect.getdoc(DIQScorer)
+    """The README's and the scorer's docstring, with a tiny model in the place of the real one."""
+    text = inspect.getdoc(DIQScorer) + (EXAMPLES.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 2
+    results = []
     for block in blocks:
         names = {"ds": Dataset.from_list(pool), "validation_rows": validation}
+        names["other_validation_rows"] = Dataset.from_list(validation)
         exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
-        assert names["subset"]["diq_rank"][:] == [1]
+        results.append(names)
+    docstring, first_use, projected = results
+    assert docstring["subset"]["diq_rank"][:] == first_use["subset"]["diq_rank"][:] == [1]
+    assert "influence_other" in projected["pool"].column_names
 
 
 @pytest.mark.parametrize("seed", [0, 7])

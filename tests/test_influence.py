@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen3MoeConfig,
@@ -22,23 +24,26 @@ from diq_hf.formats import EncodedRow, RowEncoder
 from diq_hf.influence import InfluenceEngine, scoring_mode
 
 
-def oracle(model, phi, rows, validation):
-    """Influence and loss, from one row's gradient at a time."""
-
-    def gradient(row):
-        logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0, :-1].double()
-        loss = cross_entropy(logits, torch.tensor(row.labels)[1:])
-        return [g.double() for g in torch.autograd.grad(loss, phi)], loss.item()
-
+def row_gradient(model, phi, row):
+    """One row's gradient and loss."""
     flags = [p.requires_grad for p in model.parameters()]
     for parameter in phi:
         parameter.requires_grad_(True)
     model.eval()
-    means = [sum(parts) / len(validation) for parts in zip(*(gradient(row)[0] for row in validation), strict=True)]
-    found = [(sum((a * b).sum().item() for a, b in zip(g, means, strict=True)), lo) for g, lo in map(gradient, rows)]
+    logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0, :-1].double()
+    loss = cross_entropy(logits, torch.tensor(row.labels)[1:])
+    parts = [g.double() for g in torch.autograd.grad(loss, phi)]
     for parameter, flag in zip(model.parameters(), flags, strict=True):
         parameter.requires_grad_(flag)
-    return np.array(found).T
+    return parts, loss.item()
+
+
+def oracle(model, phi, rows, validation):
+    """Influence and loss, from one row's gradient at a time."""
+    gradients = [row_gradient(model, phi, row)[0] for row in validation]
+    means = [sum(parts) / len(validation) for parts in zip(*gradients, strict=True)]
+    found = [row_gradient(model, phi, row) for row in rows]
+    return np.array([(sum((a * b).sum().item() for a, b in zip(g, means, strict=True)), lo) for g, lo in found]).T
 
 
 def attention_weights(model):
@@ -143,6 +148,73 @@ def test_vision_language_model_is_scored_by_its_language_model(rows, validation_
     phi = [module.weight for module in engine.modules.values()]
     expected, _ = oracle(model, phi, rows, validation_rows)
     assert relative_error(engine.score(rows, engine.validation_gradient(validation_rows))[0], expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_packed_and_padded(name, packed, rows, validation_rows):
+    """Sliding windows shorter than a row included."""
+    model = in_float64(make_model(name))
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    engine = InfluenceEngine(model)
+    assert engine.packing.possible
+    engine.packing.possible = engine.budget.packed = packed
+    found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(found, expected) < 1e-9
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_other_attention_is_left_alone(rows, validation_rows):
+    model = in_float64(make_model())
+    model.set_attn_implementation("eager")
+    engine = InfluenceEngine(model)
+    assert not engine.packing.possible
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(found, expected) < 1e-6  # its softmax runs in float32
+
+
+def test_a_model_that_mixes_packed_rows_is_padded(rows, validation_rows):
+    """Convolutions run over the whole sequence, whatever its position ids say."""
+    config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_multiple_of=8)
+    model = in_float64(Lfm2ForCausalLM(config))
+    engine = InfluenceEngine(model)
+    assert not engine.packing.possible
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(found, expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["weights", "lora"])
+def test_several_directions_in_one_pass(name, packed, adapter, rows, validation_rows):
+    model = in_float64(make_model(name))
+    if adapter:
+        model = with_lora(model, **({"target_modules": ["c_attn"]} if name == "gpt2" else {})).double()
+        phi = [p for p in model.parameters() if p.requires_grad]
+    else:
+        phi = attention_weights(model)
+    engine = InfluenceEngine(model, max_tokens_per_batch=300)
+    engine.packing.possible = engine.budget.packed = packed
+    groups = [validation_rows[:1], validation_rows[1:], validation_rows]
+    directions = [engine.validation_gradient(group) for group in groups]
+    found, loss = engine.score(rows, directions)
+    assert found.shape == (len(rows), 3)
+    for k, group in enumerate(groups):
+        expected, expected_loss = oracle(model, phi, rows, group)
+        assert relative_error(found[:, k], expected) < 1e-9
+        assert relative_error(loss, expected_loss) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_several_directions_in_lower_precision(dtype, rows, validation_rows):
+    """Each is what it is alone, up to the rounding of a product; `test_lower_precision` holds that to the oracle."""
+    engine = InfluenceEngine(make_model().to(dtype))
+    directions = [engine.validation_gradient(group) for group in (validation_rows[:1], validation_rows[1:])]
+    found, _ = engine.score(rows, directions)
+    for k, direction in enumerate(directions):
+        assert relative_error(found[:, k], engine.score(rows, direction)[0]) < 5e-3
 
 
 def test_company_padding_and_order_do_not_matter(rows, validation_rows):

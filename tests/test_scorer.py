@@ -369,3 +369,56 @@ def test_progress_names_the_phase(scorer, files, capfd):
 def test_import_is_light():
     code = "import sys, diq_hf; assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestGroups:
+    @pytest.fixture
+    def groups(self, validation):
+        return {"recall": validation[:1], "reasoning": validation[1:]}
+
+    def test_a_column_for_each_and_the_mean(self, model, tokenizer, pool, validation, groups):
+        rows = Dataset.from_list(pool)
+        scored = rows.map(DIQScorer(model, groups, tokenizer), batched=True)
+        names = ["difficulty", "influence", "influence_recall", "influence_reasoning"]
+        assert [name for name in scored.column_names if name not in rows.column_names] == names
+        for name, part in [("influence", validation), *((f"influence_{name}", g) for name, g in groups.items())]:
+            alone = rows.map(DIQScorer(model, part, tokenizer, difficulty=None), batched=True)["influence"][:]
+            assert np.allclose(scored[name][:], alone, rtol=1e-4, atol=1e-6)
+
+    def test_group_column(self, model, tokenizer, pool, validation, groups, tmp_path):
+        """Groups in any order of rows; chunks and single rows give the same."""
+        tagged = [row | {"task": "recall" if i == 0 else "reasoning"} for i, row in enumerate(validation)]
+        rows = Dataset.from_list(pool)
+        expected = rows.map(DIQScorer(model, groups, tokenizer), batched=True)
+        by_column = DIQScorer(model, Dataset.from_list(tagged), tokenizer, group_column="task")
+        for scored in (rows.map(by_column), by_column.score(rows, chunk_size=3, cache_dir=tmp_path)):
+            for name in ("influence", "influence_recall", "influence_reasoning"):
+                assert np.allclose(scored[name][:], expected[name][:], rtol=1e-4, atol=1e-6)
+        assert len(list(tmp_path.glob("direction-*"))) == 2
+
+    def test_each_group_is_paid_for_once(self, model, tokenizer, pool, validation, groups, tmp_path):
+        rows = Dataset.from_list(pool[:2])
+        DIQScorer(model, groups["recall"], tokenizer).score(rows, cache_dir=tmp_path)
+        scorer = DIQScorer(model, groups, tokenizer)
+        real, computed = scorer.engine.validation_gradient, []
+        scorer.engine.validation_gradient = lambda rows, *rest: (computed.append(len(rows)), real(rows, *rest))[1]
+        scorer.score(rows, cache_dir=tmp_path)
+        assert computed == [2]
+
+    def test_names_matter_to_the_cache(self, model, tokenizer, groups):
+        first, second = (
+            DIQScorer(model, g, tokenizer) for g in (groups, dict(zip("ab", groups.values(), strict=True)))
+        )
+        assert first.fingerprint != second.fingerprint
+
+    def test_refusals(self, model, tokenizer, validation, groups):
+        with pytest.raises(ValueError, match="leave `group_column` out"):
+            DIQScorer(model, groups, tokenizer, group_column="task")
+        with pytest.raises(ValueError, match="row 0 has no 'task'"):
+            DIQScorer(model, validation, tokenizer, group_column="task")
+        with pytest.raises(ValueError, match="no validation rows of group 'b'"):
+            DIQScorer(model, groups | {"b": []}, tokenizer)
+        with pytest.raises(ValueError, match="no validation rows"):
+            DIQScorer(model, {}, tokenizer)
+        with pytest.raises(RowError, match=r"Validation Row 0.*of group 'b'"):
+            DIQScorer(model, groups | {"b": [{"prompt": "a", "completion": ""}]}, tokenizer)

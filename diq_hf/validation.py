@@ -1,0 +1,56 @@
+"""Validation rows: their groups, encoded, with an error that finds the row."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import DatasetDict, IterableDatasetDict
+
+from .formats import EncodedRow, RowEncoder, RowError
+
+
+MISSING = "Pass at least one; the paper takes 20 a task."
+
+
+def validation_groups(validation: Any, group_column: str | None) -> dict[str | None, Iterable[Mapping]]:
+    """Validation rows by group, in order of appearance; a single group without a name if there are none."""
+    if isinstance(validation, DatasetDict | IterableDatasetDict | str):
+        raise TypeError(
+            f"`validation` must be a dataset, a list of rows or a dict of them, got {type(validation).__name__}. "
+            "Pick a split, for instance `validation=ds['validation']`, or say `dict(ds)` if its splits are groups."
+        )
+    if isinstance(validation, Mapping):
+        if group_column is not None:
+            raise ValueError("`validation` is a dict of groups already; leave `group_column` out.")
+        groups: dict[str | None, Any] = {str(name): rows for name, rows in validation.items()}
+    elif group_column is None:
+        groups = {None: validation}
+    else:
+        groups = {}
+        for i, row in enumerate(validation):
+            if (name := row.get(group_column)) is None:
+                raise ValueError(f"Validation row {i} has no {group_column!r}, which is to name its group.")
+            groups.setdefault(str(name), []).append(row)
+    if not groups:
+        raise ValueError(f"There are no validation rows. {MISSING}")
+    return groups
+
+
+def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder) -> list[EncodedRow]:
+    """One group's rows, encoded."""
+    of_group = "" if group is None else f" of group {group!r}"
+    encoded = []
+    for i, row in enumerate(rows):
+        try:
+            encoded.append(encoder(row))
+        except RowError as error:
+            raise RowError(f"Validation {row_name(i, i, row)}{of_group}: {error}") from error
+    if not encoded:
+        raise ValueError(f"There are no validation rows{of_group}. {MISSING}")
+    return encoded
+
+
+def row_name(position: int, index: int | None, row: Mapping) -> str:
+    """A row's number and how it begins."""
+    number = f"Row {index}" if index is not None else f"Row {position} of the batch"
+    shown = next((str(row[name]) for name in ("prompt", "messages", "conversations", "text") if row.get(name)), "")
+    return f"{number} ({shown[:80]!r})" if shown else number
