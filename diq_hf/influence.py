@@ -26,7 +26,7 @@ from .batching import Batch, TokenBudget
 from .files import load_tensors, save_tensors
 from .formats import EncodedRow
 from .loss import RowLoss
-from .modules import check_whole, fixed_rotary_length, scored_modules
+from .modules import check_quantization, check_whole, fixed_rotary_length, scored_modules
 from .probes import Probes, Reader, RowProducts, TokenShares, as_linear
 from .projections import Projection
 
@@ -104,6 +104,7 @@ class InfluenceEngine:
         check_whole(model)
         self.model = model
         self.modules = scored_modules(model, target_modules)
+        check_quantization(model)
         self.row_loss = RowLoss(model)
         self.packing = Packing(self.row_loss.backbone, self.row_loss.decoder)
         self.probes = Probes(self.modules)

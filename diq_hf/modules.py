@@ -73,6 +73,22 @@ def check_whole(model: nn.Module) -> None:
             )
 
 
+def check_quantization(model: nn.Module) -> None:
+    """Refuses quantized layers of bitsandbytes that have no gradient, or that change with a row's company."""
+    for name, module in model.named_modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False) and module.weight.device.type == "cpu":
+            raise ValueError(
+                f"`{name}` is quantized to 4 bits, and on this CPU bitsandbytes repacks such a layer in eval mode into "
+                "a form without gradients. Score on a GPU, or load the model without quantization."
+            )
+        if getattr(getattr(module, "state", None), "threshold", 0) > 0:
+            raise ValueError(
+                f"`{name}` is quantized by LLM.int8() with outliers, which are looked for in the whole batch, so a "
+                "row's score would depend on its company. Load with "
+                "`BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)`, or in 4 bits."
+            )
+
+
 def fixed_rotary_length(config: Any) -> int | None:
     """Longest row whose rotary embedding does not depend on its batch, or `None` for no limit."""
     rope = getattr(config, "rope_parameters", None) or {}
