@@ -78,8 +78,8 @@ def check_quantization(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(module, "support_avx512bf16_for_cpu", False) and module.weight.device.type == "cpu":
             raise ValueError(
-                f"`{name}` is quantized to 4 bits, and on this CPU bitsandbytes repacks such a layer in eval mode into "
-                "a form without gradients. Score on a GPU, or load the model without quantization."
+                f"`{name}` is quantized to 4 bits, and on this CPU bitsandbytes repacks such layers in eval mode "
+                "into a form without gradients. Score on a GPU, or load the model without quantization."
             )
         if getattr(getattr(module, "state", None), "threshold", 0) > 0:
             raise ValueError(

@@ -48,7 +48,7 @@ def test_adapter_on_a_quantized_base(settings, load, tokenizer, pool, validation
 def test_refusals(load):
     with pytest.raises(ValueError, match="Put a LoRA adapter"):
         InfluenceEngine(load(**FOUR_BIT))
-    with pytest.raises(ValueError, match="form without gradients. Score on a GPU"):
+    with pytest.raises(ValueError, match="form without gradients"):
         InfluenceEngine(with_lora(load(repacks=True, **FOUR_BIT)))
-    with pytest.raises(ValueError, match="llm_int8_threshold=0.0"):
+    with pytest.raises(ValueError, match="llm_int8_threshold"):
         InfluenceEngine(with_lora(load(load_in_8bit=True)))
