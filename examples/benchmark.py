@@ -283,6 +283,8 @@ def main(arguments: list[str] | None = None) -> None:
                 else:
                     versions = found.get("versions", versions)
                 print(f"{turn + 1}/{options.repeats} {METHODS[method]}: {found.get('seconds', found)}", flush=True)
+                if (others := max(found.get("cores_busy_elsewhere", {"": 0}).values())) > 0.2:
+                    print(f"  Not alone: other processes kept {others:.1f} cores busy meanwhile.", flush=True)
     report = {
         "about": {
             "model": f"{model}, {options.layers} layers" if options.layers else Path(model).name,

@@ -60,8 +60,12 @@ def row_by_row(worker: Worker, dtype: torch.dtype | None = None) -> None:
 
     def gradient(row: dict) -> tuple[tuple[torch.Tensor, ...], float]:
         batch = {name: torch.tensor(values)[None].to(worker.device) for name, values in row.items()}
-        loss = model(**batch, use_cache=False).loss
-        return torch.autograd.grad(loss, weights), float(loss)
+        if dtype is None:
+            loss = model(**batch, use_cache=False).loss
+        else:  # torch's fp32 cross-entropy is off by more than the methods that are to be judged
+            logits = model(batch["input_ids"], use_cache=False).logits[0, :-1].double()
+            loss = torch.nn.functional.cross_entropy(logits, batch["labels"][0, 1:])
+        return torch.autograd.grad(loss, weights), loss.item()
 
     def mean_gradient(rows: list[dict]) -> list[torch.Tensor]:
         sums = [torch.zeros_like(weight, dtype=exact) for weight in weights]
@@ -81,11 +85,12 @@ def row_by_row(worker: Worker, dtype: torch.dtype | None = None) -> None:
         direction = mean_gradient(worker.validation)
     with worker.phase("pool"):
         found = np.array([score(row, direction) for row in worker.pool])
-    worker.finish(scores=found[:, 0], losses=found[:, 1], settings=f"batches of one row, dot in {exact}")
+    sums = str(exact).removeprefix("torch.")
+    worker.finish(scores=found[:, 0], losses=found[:, 1], settings=f"batches of one row, dot products in {sums}")
 
 
 def row_by_row_fp32(worker: Worker) -> None:
-    """The truth: as `row_by_row`, with fp32 weights and sums in fp64."""
+    """The truth: as `row_by_row`, with fp32 weights, and losses and sums in fp64."""
     row_by_row(worker, torch.float32)
 
 

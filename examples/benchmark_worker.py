@@ -40,6 +40,7 @@ class Worker:
         self.warmup = [{name: values[-32:] for name, values in row.items()} for row in self.pool[:2]]
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
+        self.others: dict[str, float] = {}
         self.baseline = 0
 
     def load_model(self, dtype: torch.dtype | None = None):
@@ -58,10 +59,11 @@ class Worker:
     def phase(self, name: str):
         """Times what runs inside, and takes the peak of memory so far."""
         self._synchronize()
-        start = time.perf_counter()
+        start, elsewhere = time.perf_counter(), self._cpu_seconds_elsewhere()
         yield
         self._synchronize()
         self.seconds[name] = time.perf_counter() - start
+        self.others[name] = (self._cpu_seconds_elsewhere() - elsewhere) / self.seconds[name]
         self.peaks[name] = self._peak()
 
     def finish(self, **found) -> None:
@@ -75,10 +77,16 @@ class Worker:
             "baseline_bytes": self.baseline,
             "peak_bytes": self._peak(),
             "peak_bytes_after": self.peaks,
+            "cores_busy_elsewhere": self.others,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
         Path(self.job["result"]).write_text(json.dumps(found))
+
+    def _cpu_seconds_elsewhere(self) -> float:
+        """What other processes have had of the CPUs since the machine's start."""
+        times, mine = psutil.cpu_times(), time.process_time()
+        return times.user + times.system + getattr(times, "steal", 0.0) - mine
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
