@@ -37,6 +37,12 @@ def score(
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Linear modules to score (repeatable); q, k and v by default.")
     ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column that groups the validation rows: an influence for each.")
+    ] = None,
+    projection_dim: Annotated[
+        int | None, typer.Option(help="Also store gradients projected to so many numbers, for later validation sets.")
+    ] = None,
     max_length: Annotated[int, typer.Option(help="Rows are cut to this many tokens.")] = 1024,
     max_tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in a forward pass.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="'raise', or 'null' to leave bad rows unscored.")] = "raise",
@@ -52,6 +58,8 @@ def score(
         load_rows(validation, validation_split),
         difficulty=difficulty,
         target_modules=target_modules,
+        group_column=group_column,
+        projection_dim=projection_dim,
         max_length=max_length,
         extra_columns=("loss", "num_tokens"),
         max_tokens_per_batch=max_tokens_per_batch,

@@ -25,7 +25,7 @@ from .validation import encode_group, row_name, validation_groups
 logger = logging.get_logger(__name__)
 
 # Part of every fingerprint: raise it whenever the same inputs would give other scores.
-ALGORITHM = "diq-1"
+ALGORITHM = "diq-2"
 EXTRA_COLUMNS = ("loss", "num_tokens")
 
 # Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.

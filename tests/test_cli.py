@@ -30,6 +30,18 @@ def test_score_then_select(files, model_folder):
     assert load_from_disk(files / "subset")["diq_rank"][:] == [1, 2, 3]
 
 
+def test_groups_and_projections(files, model_folder, validation):
+    rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
+    (files / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["score", f"{files}/pool.jsonl", "--model", model_folder, "--validation", f"{files}/validation.jsonl"]
+    arguments += ["--output", f"{files}/scored", "--group-column", "task", "--projection-dim", "32"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    scored = load_from_disk(files / "scored")
+    assert {"influence", "influence_t0", "influence_t1"} <= set(scored.column_names)
+    (gradients,) = (name for name in scored.column_names if name.startswith("projected_gradient_"))
+    assert len(scored[0][gradients]) == 32
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [("pool.jsonl", "no column ['difficulty', 'influence']"), ("nothing.jsonl", "There is no file")],
