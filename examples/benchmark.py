@@ -118,6 +118,14 @@ def encode(options: argparse.Namespace, tokenizer: str) -> dict[str, list[dict] 
     return rows | {"answers": answers}
 
 
+def sft_settings(device: str, dtype: str) -> dict:
+    """The fastest settings of `SFTTrainer` that were found; `--sft_best` tries others."""
+    settings = {"dtype": dtype, "bf16": dtype == "bfloat16", "gradient_checkpointing": False}
+    if device == "cpu":  # without padding, and what one row needs stays in the caches
+        return settings | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+    return settings | {"train_sampling_strategy": "group_by_length"}
+
+
 def run(method: str, job: dict, folder: Path, python: str) -> dict:
     """One method in a process of its own."""
     script = HERE / ("benchmark_bergson.py" if method in BERGSON else "benchmark_methods.py")
@@ -249,12 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = encode(options, tokenizer)
     tokens = {part: sum(len(row["input_ids"]) for row in rows[part]) for part in ("pool", "validation")}
     print(f"{len(rows['pool'])} rows, {tokens['pool']} tokens, {len(rows['validation'])} validation rows", flush=True)
-    # bf16 weights under the autocast that is TRL's default, nothing computed twice, rows of like length together.
-    best = options.sft_best or {
-        "dtype": "bfloat16",
-        "gradient_checkpointing": False,
-        "train_sampling_strategy": "group_by_length",
-    }
+    best = options.sft_best or sft_settings(device, dtype)
     rounds, versions, bergson_versions = [], {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "rows.json"
