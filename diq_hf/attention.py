@@ -79,7 +79,14 @@ class Packing:
         used = decoder.config._attn_implementation or ""
         device = decoder.get_input_embeddings().weight.device
         self.implementation = used if "flash" in used else NAME if used == "sdpa" and device.type == "cpu" else None
-        self.possible = self.implementation is not None and self._is_exact()
+        self.possible = self.implementation is not None
+        if self.possible:
+            try:
+                self._try()
+            # Whatever a model does with arguments it does not know: padding serves it as well.
+            except Exception as error:
+                self.possible = False
+                logger.info(f"Rows are padded, not packed: {error}")
 
     @contextmanager
     def applied(self):
@@ -88,35 +95,42 @@ class Packing:
         if not self.possible or self.implementation == used:
             yield
             return
-        self.decoder.set_attn_implementation(self.implementation)
         try:
+            self.decoder.set_attn_implementation(self.implementation)
             yield
         finally:
             self.decoder.set_attn_implementation(used)
 
     @torch.no_grad()
-    def _is_exact(self) -> bool:
-        ids = torch.arange(1, 13).numpy() % len(self.decoder.get_input_embeddings().weight)
-        rows = [EncodedRow(part, part) for part in (ids[:7], ids[7:])]
-        device = self.decoder.get_input_embeddings().weight.device
+    def _try(self) -> None:
+        """
+        Raises:
+            `ValueError`: A packed row is not what it is alone.
+        """
+        weight = self.decoder.get_input_embeddings().weight
+        ids = torch.arange(1, 20).numpy() % len(weight)
+        first, other, second = (EncodedRow(part, part) for part in (ids[:7], ids[12:], ids[7:12]))
+
+        def hidden(rows: list[EncodedRow], packed: bool) -> torch.Tensor:
+            batch = Batch.of(rows, packed, weight.device)
+            return batch.rows(self.backbone(**batch.model_inputs).last_hidden_state)[-1].double()
+
         training = [module for module in self.backbone.modules() if module.training]
         self.backbone.eval()
-        self.possible = True
         try:
             with self.applied():
-                batch = Batch.of(rows, True, device)
-                packed = batch.rows(self.backbone(**batch.model_inputs).last_hidden_state)
-            alone = [self.backbone(**Batch.of([row], False, device).model_inputs).last_hidden_state[0] for row in rows]
-        except (TypeError, ValueError, RuntimeError) as error:
-            # A model that does not take these arguments cannot be asked; padding serves every model.
-            logger.info(f"Rows are padded, not packed: {error}")
-            return False
+                if self.decoder.config._attn_implementation != self.implementation:
+                    raise ValueError("the model's attention cannot be chosen")
+                packed, beside_another = hidden([first, second], True), hidden([other, second], True)
+            alone = hidden([second], False)
         finally:
             for module in training:
                 module.training = True
-        epsilon = torch.finfo(alone[0].dtype).eps
-        error = max(float((a - b).abs().max()) for a, b in zip(packed, alone, strict=True))
-        exact = error <= 64 * epsilon * (1 + max(float(a.abs().max()) for a in alone))
-        if not exact:
-            logger.info("Rows are padded, not packed: the model mixes packed rows.")
-        return exact
+        epsilon = torch.finfo(weight.dtype).eps
+        norms = alone.norm(dim=1)
+        # The same operations on the same row, whatever stands before it: nothing is left to rounding.
+        if not bool(((packed - beside_another).norm(dim=1) <= 4 * epsilon * norms).all()):
+            raise ValueError("the model mixes packed rows")
+        # Other shapes round otherwise, but a row that is taken for the end of another is far off.
+        if not bool(((packed - alone).norm(dim=1) <= epsilon**0.5 * norms).all()):
+            raise ValueError("the model does not take positions as they are given")

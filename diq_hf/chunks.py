@@ -96,10 +96,11 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
     """
     paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in scorer.direction_recipes()}
     if rank == 0:
-        found = [recipe for recipe, path in paths.items() if _use_direction(scorer, recipe, path)]
-        for (recipe, path), direction in zip(paths.items(), scorer.validation_gradients(), strict=True):
-            if recipe not in found:
-                direction.save(path, recipe)
+        missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]
+        # Two groups of the same rows share a recipe.
+        directions = dict(zip(scorer.direction_recipes(), scorer.validation_gradients(), strict=True))
+        for recipe in missing:
+            directions[recipe].save(paths[recipe], recipe)
     wait()
     if rank > 0:
         for recipe, path in paths.items():

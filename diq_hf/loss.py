@@ -91,12 +91,13 @@ class RowLoss:
         try:
             expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
-            start = self.backbone(input_ids=input_ids[:, :4], use_cache=False).last_hidden_state[0]
+            otherwise = torch.cat([input_ids[:, :4], input_ids[:, :4]], dim=1)  # as it starts, and as it does not end
+            start = self.backbone(input_ids=otherwise, use_cache=False).last_hidden_state[0, :4].double()
         finally:
             for module in training:
                 module.training = True
         name, epsilon = type(causal_lm).__name__, torch.finfo(self.head.weight.dtype).eps
-        if float((hidden[:4] - start).abs().max()) > 32 * epsilon * (1 + float(hidden.abs().max())):
+        if not bool(((hidden[:4].double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
             raise ValueError(
                 f"{name} looks at later tokens: it is not causal, so padding would change its scores. Pass a causal "
                 "language model."

@@ -68,10 +68,12 @@ class RowProducts:
     """
 
     def __init__(self, directions: Sequence[torch.Tensor], projection=None):
-        self.directions = list(directions)
+        self.directions = [direction.reshape(-1) for direction in directions]
         self.projection = projection
 
     def keep(self, inputs: torch.Tensor) -> torch.Tensor:
+        # Once: directions from disk start on the CPU.
+        self.directions = [direction.to(inputs.device) for direction in self.directions]
         return inputs
 
     def read(self, kept: torch.Tensor, grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -81,7 +83,7 @@ class RowProducts:
         found = []
         for inputs, outputs in zip(batch.rows(kept), batch.rows(grad_output), strict=True):
             gradient = (outputs.T @ inputs).to(wide).reshape(-1)
-            parts = [torch.dot(gradient, direction.to(gradient).reshape(-1))[None] for direction in self.directions]
+            parts = [torch.dot(gradient, direction.to(wide))[None] for direction in self.directions]
             found.append(torch.cat([*parts, *([self.projection(gradient)] if self.projection else [])]))
         return torch.stack(found)
 

@@ -100,7 +100,10 @@ def projected_influence(dataset, validation, batch_size: int = 1000) -> np.ndarr
 
     def batches(rows):
         for batch in rows.select_columns(common[:1]).with_format("numpy").iter(batch_size):
-            yield np.asarray(batch[common[0]], dtype=np.float32)
+            # Rows that came from elsewhere, by `concatenate_datasets`, have null.
+            size = next((len(row) for row in batch[common[0]] if row is not None), 1)
+            unscored = np.full(size, np.nan)
+            yield np.array([unscored if row is None else row for row in batch[common[0]]], dtype=np.float32)
 
     total, count = np.float64(0), 0
     for batch in batches(validation):

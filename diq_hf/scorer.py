@@ -150,7 +150,9 @@ class DIQScorer:
         self.on_bad_row = on_bad_row
         self.overwrite = overwrite
         self.batched = batched
-        self.projection = projection_dim and Projection(projection_dim, list(self.engine.modules), projection_seed)
+        self.projection = (
+            None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
+        )
         self._validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
         self._process = os.getpid()
         self._weights_digest: tuple[int, str] | None = None
@@ -172,7 +174,8 @@ class DIQScorer:
     @property
     def fingerprint(self) -> str:
         """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
-        return digest([ALGORITHM, self._recipe(), self._model_digest(again=True)])
+        weights = self._model_digest(again=True)  # first: the recipe holds it too
+        return digest([ALGORITHM, self._recipe(), weights])
 
     def direction_recipes(self) -> list[str]:
         """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
@@ -234,6 +237,7 @@ class DIQScorer:
         from .chunks import score_in_chunks
 
         dataset = dataset.with_format(None)
+        self._model_digest(again=True)
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")

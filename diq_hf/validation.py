@@ -21,15 +21,20 @@ def validation_groups(validation: Any, group_column: str | None) -> dict[str | N
     if isinstance(validation, Mapping):
         if group_column is not None:
             raise ValueError("`validation` is a dict of groups already; leave `group_column` out.")
-        groups: dict[str | None, Any] = {str(name): rows for name, rows in validation.items()}
+        if wrong := [name for name in validation if not isinstance(name, str)]:
+            raise TypeError(f"Groups of `validation` are named by strings, not by {wrong[0]!r}.")
+        groups: dict[str | None, Any] = dict(validation)
     elif group_column is None:
         groups = {None: validation}
     else:
         groups = {}
         for i, row in enumerate(validation):
-            if (name := row.get(group_column)) is None:
-                raise ValueError(f"Validation row {i} has no {group_column!r}, which is to name its group.")
-            groups.setdefault(str(name), []).append(row)
+            name = row.get(group_column)
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"Validation row {i} has {name!r} as {group_column!r}, which is to name its group: a string."
+                )
+            groups.setdefault(name, []).append(row)
     if not groups:
         raise ValueError(f"There are no validation rows. {MISSING}")
     return groups
@@ -40,6 +45,11 @@ def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder
     of_group = "" if group is None else f" of group {group!r}"
     encoded = []
     for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(
+                f"Validation row {i}{of_group} is a {type(row).__name__}, not a dict. A dict of columns is no list of "
+                "rows: use `Dataset.from_dict(...)`."
+            )
         try:
             encoded.append(encoder(row))
         except RowError as error:

@@ -183,6 +183,21 @@ def test_a_model_that_mixes_packed_rows_is_padded(rows, validation_rows):
     expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
     found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
     assert relative_error(found, expected) < 1e-9
+    assert not InfluenceEngine(Lfm2ForCausalLM(config).bfloat16()).packing.possible  # seen through its rounding, too
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", MODELS)
+def test_rounding_is_no_mixing(name, dtype):
+    assert InfluenceEngine(make_model(name, dtype)).packing.possible
+
+
+def test_attention_comes_back_after_an_error(rows, validation_rows):
+    engine = InfluenceEngine(make_model())
+    engine.row_loss.head = None
+    with pytest.raises(AttributeError):
+        engine.losses(rows)
+    assert engine.model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

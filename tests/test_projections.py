@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from test_influence import attention_weights, in_float64, relative_error, row_gradient, with_lora
 
 from diq_hf import DIQScorer
@@ -114,3 +114,18 @@ def test_rows_that_were_not_scored(model, tokenizer, pool, validation):
         assert np.isnan(influence).tolist() == [False, True, False]
     with pytest.raises(ValueError, match="No validation row"):
         projected_influence(scored, scored.select([1]))
+
+
+def test_rows_from_elsewhere(model, tokenizer, pool, validation):
+    scored = Dataset.from_list(pool[:2]).map(DIQScorer(model, validation, tokenizer, projection_dim=64), batched=True)
+    both = concatenate_datasets([scored, Dataset.from_list(pool[2:3])])
+    assert np.isnan(projected_influence(both, scored)).tolist() == [False, False, True]
+
+
+def test_weights_written_behind_the_version_counter(model, tokenizer, pool, validation, tmp_path):
+    scorer = DIQScorer(model, validation, tokenizer, difficulty=None, projection_dim=64)
+    rows = Dataset.from_list(pool[:2])
+    first = scorer.score(rows, cache_dir=tmp_path)
+    model.lm_head.weight.data *= 1.01
+    second = scorer.score(rows, cache_dir=tmp_path)
+    assert first.column_names[-1] != second.column_names[-1]

@@ -414,11 +414,22 @@ class TestGroups:
     def test_refusals(self, model, tokenizer, validation, groups):
         with pytest.raises(ValueError, match="leave `group_column` out"):
             DIQScorer(model, groups, tokenizer, group_column="task")
-        with pytest.raises(ValueError, match="row 0 has no 'task'"):
+        with pytest.raises(ValueError, match="row 0 has None as 'task'"):
             DIQScorer(model, validation, tokenizer, group_column="task")
         with pytest.raises(ValueError, match="no validation rows of group 'b'"):
             DIQScorer(model, groups | {"b": []}, tokenizer)
-        with pytest.raises(ValueError, match="no validation rows"):
-            DIQScorer(model, {}, tokenizer)
         with pytest.raises(RowError, match=r"Validation Row 0.*of group 'b'"):
             DIQScorer(model, groups | {"b": [{"prompt": "a", "completion": ""}]}, tokenizer)
+        with pytest.raises(ValueError, match="no validation rows"):
+            DIQScorer(model, {}, tokenizer)
+        with pytest.raises(TypeError, match="A dict of columns is no list of rows"):
+            DIQScorer(model, {"prompt": ["a"], "completion": ["b"]}, tokenizer)
+        with pytest.raises(TypeError, match="named by strings"):
+            DIQScorer(model, {1: validation}, tokenizer)
+        with pytest.raises(ValueError, match="`projection_dim` must be at least 1"):
+            DIQScorer(model, validation, tokenizer, projection_dim=0)
+
+    def test_groups_of_the_same_rows(self, model, tokenizer, pool, validation, tmp_path):
+        scorer = DIQScorer(model, {"all": validation, "exam": validation}, tokenizer, difficulty=None)
+        scored = scorer.score(Dataset.from_list(pool[:2]), cache_dir=tmp_path)
+        assert scored["influence_all"][:] == scored["influence_exam"][:]
