@@ -73,7 +73,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_validation_rows", type=int)
     parser.add_argument("--max_length", type=int, default=1024)
     parser.add_argument("--max_tokens_per_batch", type=int, help="of diq, the forward pass and bergson alike")
-    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"], default="auto")
+    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     parser.add_argument("--use_cpu", action="store_true")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default all; bergson's need its Python")
@@ -132,7 +132,9 @@ def run(method: str, job: dict, folder: Path, python: str) -> dict:
     path, result = folder / f"{method}.json", folder / f"{method}.result.json"
     path.write_text(json.dumps(job | {"result": str(result), "scratch": str(folder)}))
     result.unlink(missing_ok=True)
-    done = subprocess.run([python, script, method, path], capture_output=True, text=True)
+    # One GPU for all: with several in sight the trainer alone would use them.
+    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}
+    done = subprocess.run([python, script, method, path], capture_output=True, text=True, env=environment)
     if done.returncode or not result.exists():
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         print("\n".join(lines[-20:]), file=sys.stderr)
@@ -146,7 +148,8 @@ def machine(device: str) -> dict:
         names = [line.split(":")[1].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
         name = names[0] if names else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": name, "cores": cores, "platform": platform.platform(), "python": platform.python_version()}
+    found = {"cpu": name, "cores": cores, "threads": torch.get_num_threads(), "platform": platform.platform()}
+    found["python"] = platform.python_version()
     return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
