@@ -440,5 +440,7 @@ def _count_unscored(influence: np.ndarray) -> None:
 
 
 def _progress(phase: str, rows: Sequence[EncodedRow]) -> Any:
-    # One row is a call of `map` without `batched=True`, whose own bar counts the rows.
-    return tqdm(total=len(rows), desc=phase, unit=" rows", leave=False, disable=len(rows) < 2)
+    # One row is a call of `map` without `batched=True`, whose own bar counts the rows; of a launcher's processes one
+    # shows its bars.
+    hidden = len(rows) < 2 or int(os.environ.get("RANK", 0)) > 0
+    return tqdm(total=len(rows), desc=phase, unit=" rows", leave=False, disable=hidden)
