@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from diq_hf import loss as loss_module
+from diq_hf.batching import Batch
 from diq_hf.formats import EncodedRow, RowEncoder
 from diq_hf.influence import InfluenceEngine, scoring_mode
+from diq_hf.probes import RowProducts
 
 
 def row_gradient(model, phi, row):
@@ -164,6 +166,19 @@ def test_packed_and_padded(name, packed, rows, validation_rows):
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_rows_trained_from_their_first_token(packed, rows, validation_rows):
+    """Nothing predicts a row's first token: not the row before it either."""
+    model = in_float64(make_model())
+    rows = [EncodedRow(row.input_ids, row.input_ids) for row in rows]
+    expected, expected_loss = oracle(model, attention_weights(model), rows, validation_rows)
+    engine = InfluenceEngine(model)
+    engine.packing.possible = engine.budget.packed = packed
+    found, loss = engine.score(rows, engine.validation_gradient(validation_rows))
+    assert relative_error(found, expected) < 1e-9
+    assert relative_error(loss, expected_loss) < 1e-9
+
+
 def test_other_attention_is_left_alone(rows, validation_rows):
     model = in_float64(make_model())
     model.set_attn_implementation("eager")
@@ -183,7 +198,10 @@ def test_a_model_that_mixes_packed_rows_is_padded(rows, validation_rows):
     expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
     found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
     assert relative_error(found, expected) < 1e-9
-    assert not InfluenceEngine(Lfm2ForCausalLM(config).bfloat16()).packing.possible  # seen through its rounding, too
+    assert not InfluenceEngine(Lfm2ForCausalLM(config).bfloat16()).packing.possible  # seen through its rounding
+    faint = Lfm2ForCausalLM(config)
+    faint.model.layers[0].conv.conv.weight.data *= 1e-5
+    assert not InfluenceEngine(faint).packing.possible
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -230,6 +248,12 @@ def test_several_directions_in_lower_precision(dtype, rows, validation_rows):
     found, _ = engine.score(rows, directions)
     for k, direction in enumerate(directions):
         assert relative_error(found[:, k], engine.score(rows, direction)[0]) < 5e-3
+
+
+def test_sums_that_fp16_cannot_hold():
+    batch = Batch(torch.zeros(1, 100), torch.zeros(1, 100), [100], True)
+    inputs, outputs = (torch.full((1, 100, 2), 30.0, dtype=torch.float16) for _ in range(2))
+    assert RowProducts([torch.ones(2, 2)]).read(inputs, outputs, batch).item() == 4 * 100 * 30 * 30
 
 
 def test_company_padding_and_order_do_not_matter(rows, validation_rows):

@@ -23,6 +23,7 @@ def test_unbiased_for_every_shape(shape):
     """The mean over seeds is the unprojected product, with the spread that the docstring promises."""
     generator = torch.Generator().manual_seed(1)
     g, noise = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    g = g + 1  # all of a sign, as no random gradient is
     h = g + noise
     names = ["a"]
     found = []
@@ -54,6 +55,7 @@ def test_is_a_sparse_sign_matrix():
     projection = Projection(32, ["a"], seed=3)
     matrix = torch.stack([projection({"a": row}) for row in torch.eye(100, dtype=torch.float64)], dim=1)
     assert ((matrix != 0).sum(dim=0) == 1).all() and (matrix.abs().sum(dim=0) == 1).all()
+    assert 30 < (matrix == 1).sum() < 70
     assert (matrix != 0).sum(dim=1).max() == 4  # 100 coordinates, at most ⌈100 / 32⌉ to each sum
 
 
@@ -126,6 +128,8 @@ def test_weights_written_behind_the_version_counter(model, tokenizer, pool, vali
     scorer = DIQScorer(model, validation, tokenizer, difficulty=None, projection_dim=64)
     rows = Dataset.from_list(pool[:2])
     first = scorer.score(rows, cache_dir=tmp_path)
+    model.lm_head.weight.data *= 1.01
+    assert scorer.fingerprint == scorer.fingerprint
     model.lm_head.weight.data *= 1.01
     second = scorer.score(rows, cache_dir=tmp_path)
     assert first.column_names[-1] != second.column_names[-1]
