@@ -26,8 +26,8 @@ from .batching import Batch, TokenBudget
 from .files import load_tensors, save_tensors
 from .formats import EncodedRow
 from .loss import RowLoss
-from .modules import check_quantization, check_whole, fixed_rotary_length, scored_modules
-from .probes import Probes, Reader, RowProducts, TokenShares, as_linear
+from .modules import as_linear, check_quantization, check_whole, fixed_rotary_length, scored_modules
+from .probes import Probes, Reader, RowProducts, TokenShares
 from .projections import Projection
 
 

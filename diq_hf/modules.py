@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -56,6 +57,11 @@ def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None 
         if not module.weight.is_floating_point():
             raise ValueError(f"`{name}` is quantized, so its weight has no gradient. Put a LoRA adapter on the model.")
     return found
+
+
+def as_linear(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A weight, or its gradient, as `(out_features, in_features)`, which `Conv1D` holds transposed."""
+    return weight.T if isinstance(module, Conv1D) else weight
 
 
 def check_whole(model: nn.Module) -> None:

@@ -7,13 +7,12 @@ the module's turn in the backward pass.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from .batching import Batch
 from .modules import some
@@ -67,7 +66,11 @@ class RowProducts:
             Turns a flat gradient into its projection.
     """
 
-    def __init__(self, directions: Sequence[torch.Tensor], projection=None):
+    def __init__(
+        self,
+        directions: Sequence[torch.Tensor],
+        projection: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
         self.directions = [direction.reshape(-1) for direction in directions]
         self.projection = projection
 
@@ -158,8 +161,3 @@ class _Probe(torch.autograd.Function):
     def backward(ctx, grad_output):
         (kept,) = ctx.saved_tensors
         return grad_output, None, None, None, ctx.reader.read(kept, grad_output, ctx.batch).to(ctx.dtype)
-
-
-def as_linear(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """A weight, or its gradient, as `(out_features, in_features)`, which `Conv1D` holds transposed."""
-    return weight.T if isinstance(module, Conv1D) else weight

@@ -13,6 +13,10 @@ import numpy as np
 import torch
 
 
+# Projected gradients stand in a column of this name and the digest of what they depend on: others cannot be mixed in.
+COLUMN = "projected_gradient_"
+
+
 class Projection:
     """A seeded linear map from the gradient of named modules to `dim` numbers.
 
@@ -111,8 +115,5 @@ def projected_influence(dataset, validation, batch_size: int = 1000) -> np.ndarr
         total, count = total + scored.sum(axis=0), count + len(scored)
     if not count:
         raise ValueError("No validation row was scored.")
-    return np.concatenate([batch @ (total / count) for batch in batches(dataset)]).astype(np.float32)
-
-
-# Projected gradients stand in a column of this name and the digest of what they depend on: others cannot be mixed in.
-COLUMN = "projected_gradient_"
+    found = [batch @ (total / count) for batch in batches(dataset)]
+    return np.concatenate([np.empty(0), *found]).astype(np.float32)
