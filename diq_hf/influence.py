@@ -116,7 +116,10 @@ class InfluenceEngine:
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
 
     def validation_gradient(
-        self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None
+        self,
+        rows: Sequence[EncodedRow],
+        progress: Callable[[int], None] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> Direction:
         """Mean gradient of the rows' losses with respect to φ.
 
@@ -125,27 +128,31 @@ class InfluenceEngine:
                 Validation rows.
             progress (`Callable`, *optional*):
                 Called with the number of rows just done.
+            weights (`Sequence[float]`, *optional*):
+                What each row counts for in the mean of `len(rows)` rows, for losses that are made of the rows'; 1 by
+                default.
 
         Raises:
             `ValueError`: There are no rows, a loss is not finite, or a parameter of φ takes no part in the loss.
         """
         if not rows:
             raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
-        weights = {f"{name}.weight": module.weight for name, module in self.modules.items()}
-        sums = {name: torch.zeros_like(weight, dtype=self.dtype) for name, weight in weights.items()}
+        phi = {f"{name}.weight": module.weight for name, module in self.modules.items()}
+        sums = {name: torch.zeros_like(weight, dtype=self.dtype) for name, weight in phi.items()}
         total = 0.0
 
         def gradients(batch: list[int]) -> tuple[np.ndarray, tuple[torch.Tensor | None, ...]]:
             losses = self._mean_losses([rows[i] for i in batch])
-            parts = (None,) * len(weights)
+            parts = (None,) * len(phi)
             if losses.requires_grad:
                 # About undoes the division by the row's tokens, exactly: fp16 gradients would vanish otherwise.
                 scale = 2.0 ** round(math.log2(sum(rows[i].num_trained for i in batch) / len(batch)))
-                parts = torch.autograd.grad(losses.sum() * scale, list(weights.values()), allow_unused=True)
+                weighted = losses if weights is None else losses * losses.new_tensor([weights[i] for i in batch])
+                parts = torch.autograd.grad(weighted.sum() * scale, list(phi.values()), allow_unused=True)
                 parts = [None if part is None else part.to(self.dtype) / scale for part in parts]
             return losses.detach().cpu().double().numpy(), parts
 
-        with scoring_mode(self.model, weights.values()), self.packing.applied():
+        with scoring_mode(self.model, list(phi.values())), self.packing.applied():
             for batch, (losses, parts) in self.budget.run(rows, gradients):
                 for i, loss in zip(batch, losses, strict=True):
                     if not math.isfinite(loss):
@@ -153,7 +160,7 @@ class InfluenceEngine:
                             f"Validation row {i} has a loss of {loss}. Check the row and the model's dtype "
                             "(fp16 overflows where bf16 and fp32 do not)."
                         )
-                for name, part in zip(weights, parts, strict=True):
+                for name, part in zip(phi, parts, strict=True):
                     if part is None:
                         raise ValueError(
                             f"`{name}` takes no part in the loss, so rows cannot be scored by it. Is its adapter "

@@ -228,7 +228,7 @@ def select_subset(
         order = np.sort(order)
         order = order[np.isfinite(values[order])]
         order = order[np.argsort(-values[order], kind="stable")]
-    budget = _budget(len(scored), ratio, num_rows)
+    budget = row_budget(len(scored), ratio, num_rows)
     if budget > len(order):
         raise ValueError(
             f"{budget} rows are asked for but only {len(order)} of {len(scored)} have finite scores. Lower `ratio` or "
@@ -237,7 +237,8 @@ def select_subset(
     return (rule.annotate(scored) if has_both else scored).select(order[:budget])
 
 
-def _budget(size: int, ratio: float | None, num_rows: int | None) -> int:
+def row_budget(size: int, ratio: float | None, num_rows: int | None) -> int:
+    """Rows to select out of `size`: see [`select_subset`]."""
     if (ratio is None) == (num_rows is None):
         raise ValueError("Pass exactly one of `ratio` and `num_rows`.")
     if num_rows is not None:

@@ -1,0 +1,230 @@
+"""One training whose rows are chosen as it goes: when rows are scored, which are taken, and what is told of it."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import Trainer, TrainerControl, TrainerState
+from transformers.utils import logging
+
+from .difficulty import DifficultySource, difficulty_source
+from .history import SelectionHistory, pack, plot_moves, unpack
+from .pool import SCORES, Choice, Pool
+from .quadrants import QUADRANTS, score_columns
+from .rescoring import TrainerScorer
+from .sampler import SelectionSampler
+from .trainers import price_of_training, row_lengths
+
+
+logger = logging.get_logger(__name__)
+
+
+class Steering:
+    """One training: from its first step, or the one it is resumed at, to its last."""
+
+    def __init__(self, callback: Any, trainer: Trainer, model: Any):
+        self.callback, self.trainer, self.model = callback, trainer, model
+        args, loader = trainer.args, trainer.callback_handler.train_dataloader
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.seed = seed if callback.seed is None else callback.seed
+        num_tokens = row_lengths(loader.dataset)
+        self.num_selected = callback.num_selected(len(num_tokens))
+        self.pool = Pool(
+            num_tokens, self.num_selected, callback.strategy, callback.difficulty_percentile, seed=self.seed
+        )
+        self.step_size = trainer.get_total_train_batch_size(args)
+        self.steps_per_epoch = -(-len(loader) // args.gradient_accumulation_steps)
+        self.sampler: SelectionSampler | None = None
+        if not callback.report_only:
+            by_length = args.train_sampling_strategy == "group_by_length"
+            self.sampler = SelectionSampler(
+                len(num_tokens),
+                self.step_size // args.gradient_accumulation_steps,
+                args.gradient_accumulation_steps,
+                self.seed,
+                shuffle=args.train_sampling_strategy != "sequential",
+                lengths=num_tokens if by_length else None,
+                drop_last=args.dataloader_drop_last,
+            )
+            loader.set_sampler(self.sampler)
+        self.history = SelectionHistory(Path(args.output_dir) / "diq") if callback.log_selection else None
+        self.scorer: TrainerScorer | None = None
+        self.difficulty: DifficultySource | None = None
+        self.last_step: int | None = None  # after which rows were last selected; None while warming up
+        self.position = 0  # before which no selection starts
+        self.started, self.scoring_seconds, self.scored_rows = time.perf_counter(), 0.0, 0
+        self._read_columns()
+
+    def begin(self, state: TrainerState, control: TrainerControl) -> None:
+        """At the first step, or at the step of a checkpoint that was saved without the callback."""
+        epoch, step = divmod(state.global_step, self.steps_per_epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
+            self.sampler.select(np.arange(len(self.pool.num_tokens)))
+            self.position = epoch * len(self.sampler) + step * self.step_size
+        if self.history is not None and state.global_step == 0 and self.trainer.is_world_process_zero():
+            self.history.clear()
+        self.step(state, control)
+
+    def step(self, state: TrainerState, control: TrainerControl) -> None:
+        """After every update step: selects anew if it is time to."""
+        done = state.global_step
+        if done >= state.max_steps:
+            return
+        if self.last_step is None:
+            if done >= math.ceil(self.callback.warmup_ratio * state.max_steps):
+                self._select_first(state, control)
+        elif self.callback.rescore_every is not None and done - self.last_step >= self._interval():
+            self._select_again(state, control)
+
+    def end(self, state: TrainerState) -> None:
+        """Draws the history, and says what scoring took."""
+        if not self.trainer.is_world_process_zero():
+            return
+        logger.info(
+            f"DIQCallback scored {self.scored_rows} rows in {self.scoring_seconds:.0f} s, {self._share():.1%} of the "
+            "time since training began."
+        )
+        if self.history is None or (history := self.history.load()) is None:
+            return
+        try:
+            plot_moves(history, self.history.folder / "quadrants.png")
+        except ImportError:
+            logger.warning("The figure of the selections needs matplotlib: `pip install matplotlib`.")
+
+    def _select_first(self, state: TrainerState, control: TrainerControl) -> None:
+        strategy, scores = self.callback.strategy, self.pool.scores
+        needed = {"diq": ("difficulty", "influence"), "random": (), "length": ()}.get(strategy, (strategy,))
+        missing = [name for name in needed if not np.isfinite(scores[name]).any()]
+        if missing:
+            self._score(
+                np.arange(len(self.pool.num_tokens)),
+                "influence" in missing or "loss" in missing,
+                self.difficulty if "difficulty" in missing else None,
+            )
+        self._take(self.pool.choose(), state, control)
+
+    def _select_again(self, state: TrainerState, control: TrainerControl) -> None:
+        """Scores candidates with the present weights and selects among them."""
+        strategy = self.callback.strategy
+        if strategy not in ("diq", "influence", "loss"):  # nothing that training changes
+            if strategy == "random":
+                self._take(self.pool.choose(), state, control)
+            return
+        rows, weights = np.arange(len(self.pool.num_tokens)), None
+        if self.callback.candidates is not None:
+            steps = state.global_step - self.last_step
+            trained = steps * self.step_size * float(self.pool.num_tokens[self.pool.selection].mean())
+            self._make_scorer()
+            paid = trained * price_of_training(self.model, self.trainer.args) - self.scorer.validation_tokens
+            rows, weights = self.pool.candidates(int(self.callback.candidates * self.num_selected), paid)
+            if len(rows) < min(1.25 * self.num_selected, len(self.pool.num_tokens)):
+                return  # a later step will have paid for more
+        self._score(rows, True, None)
+        self._take(self.pool.choose(rows, weights), state, control)
+
+    def _score(self, rows: np.ndarray, influence: bool, difficulty: DifficultySource | None) -> None:
+        start = time.perf_counter()
+        self._make_scorer()
+        direction = self.scorer.direction() if influence else None
+        found = self.scorer.score(rows, direction, difficulty)
+        self.pool.update(rows, found)
+        self.scored_rows += len(rows)
+        self.scoring_seconds += time.perf_counter() - start
+        for name, values in found.items():
+            if (missing := int(np.isnan(values).sum())) and self.trainer.is_world_process_zero():
+                logger.warning(f"{missing} of {len(rows)} rows have no finite {name}; they are not selected.")
+
+    def _take(self, choice: Choice, state: TrainerState, control: TrainerControl) -> None:
+        """Trains on the chosen rows from the next step on, and reports them."""
+        before, selection = self.pool.selection, choice.selection
+        self.pool.selection, self.last_step = selection, state.global_step
+        if self.sampler is not None:
+            self.sampler.select(selection, at=self.position)
+        if self.trainer.is_world_process_zero() and self.history is not None:
+            self.history.add(state.global_step, self.pool, choice)
+        logs = {"diq/scored": len(choice.rows), "diq/selected": len(selection)}
+        if choice.rule is not None:
+            logs |= {f"diq/{name}": int((choice.quadrants == code).sum()) for code, name in enumerate(QUADRANTS)}
+            logs["diq/difficulty_threshold"] = choice.rule.difficulty_threshold
+            logs["diq/influence_threshold"] = choice.rule.influence_threshold
+        if before is not None:
+            logs["diq/overlap"] = float(np.isin(selection, before).mean())
+        for name in ("difficulty", "influence"):
+            for group, chosen in (("selected", choice.chosen), ("rest", ~choice.chosen)):
+                values = self.pool.scores[name][choice.rows[chosen]]
+                if np.isfinite(values).any():
+                    logs[f"diq/{name}_{group}"] = float(np.nanmean(values))
+        logs |= {"diq/seconds": self.scoring_seconds, "diq/share_of_time": self._share()}
+        # The trainer's own logging, less what a subclass adds: SFTTrainer would empty its averages into this line.
+        # And a log line is not the one that was due at this step.
+        due = control.should_log
+        Trainer.log(self.trainer, logs)
+        control.should_log = due
+
+    def _interval(self) -> int:
+        """Update steps between two scorings."""
+        every = self.callback.rescore_every
+        return (
+            every if self.callback.rescore_unit == "steps" else math.ceil(every * self.num_selected / self.step_size)
+        )
+
+    def _share(self) -> float:
+        return self.scoring_seconds / max(time.perf_counter() - self.started, 1e-9)
+
+    def _make_scorer(self) -> None:
+        if self.scorer is None:
+            callback = self.callback
+            self.scorer = TrainerScorer(
+                self.trainer,
+                self.model,
+                callback.validation,
+                callback.target_modules,
+                callback.max_validation_rows,
+                self.seed,
+            )
+
+    def _read_columns(self) -> None:
+        """Scores that the pool comes with, and where its difficulty comes from if it has none."""
+        dataset, wanted = self.trainer.train_dataset, self.callback.difficulty
+        names = dataset.column_names if isinstance(dataset, Dataset) else []
+        columns = {name: name for name in SCORES if name in names}
+        if wanted is not None:
+            columns.pop("difficulty", None)
+            if isinstance(wanted, str) and wanted.startswith("column:"):
+                columns["difficulty"] = wanted.removeprefix("column:")
+        for name, values in score_columns(dataset, list(columns.values())).items() if columns else ():
+            for score in (score for score, column in columns.items() if column == name):
+                self.pool.scores[score][:] = values
+        if "difficulty" not in columns:
+            self.difficulty = difficulty_source("ifd" if wanted is None else wanted)
+
+    def saved(self) -> dict:
+        """Plain data that [`~Steering.restore`] goes on from."""
+        return {
+            "scores": {name: pack(values) for name, values in self.pool.scores.items()},
+            "selection": None if self.pool.selection is None else pack(self.pool.selection),
+            "selections": [[start, pack(rows)] for start, rows in self.sampler.recent()] if self.sampler else [],
+            "draws": self.pool.draws,
+            "last_step": self.last_step,
+            "scored_rows": self.scored_rows,
+            "scoring_seconds": self.scoring_seconds,
+            "seconds": time.perf_counter() - self.started,
+        }
+
+    def restore(self, saved: dict) -> None:
+        self.pool.scores = {name: unpack(text) for name, text in saved["scores"].items()}
+        if len(self.pool.scores["influence"]) != len(self.pool.num_tokens):
+            raise ValueError(
+                f"The checkpoint chose among {len(self.pool.scores['influence'])} rows and the trainer has "
+                f"{len(self.pool.num_tokens)}. Resume with the dataset it was trained on."
+            )
+        self.pool.selection = None if saved["selection"] is None else unpack(saved["selection"])
+        self.pool.draws, self.last_step = saved["draws"], saved["last_step"]
+        self.scored_rows, self.scoring_seconds = saved["scored_rows"], saved["scoring_seconds"]
+        self.started = time.perf_counter() - saved["seconds"]
+        if self.sampler is not None:
+            self.sampler.selections = [(start, unpack(text)) for start, text in saved["selections"]]
