@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .batching import Batch
 from .formats import EncodedRow
+from .modules import computed_dtype
 
 
 logger = logging.get_logger(__name__)
@@ -126,7 +127,7 @@ class Packing:
         finally:
             for module in training:
                 module.training = True
-        epsilon = torch.finfo(weight.dtype).eps
+        epsilon = torch.finfo(computed_dtype(weight)).eps
         norms = alone.norm(dim=1)
         # The same operations on the same row, whatever stands before it: nothing is left to rounding.
         if not bool(((packed - beside_another).norm(dim=1) <= 4 * epsilon * norms).all()):

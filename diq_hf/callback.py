@@ -116,7 +116,7 @@ class DIQCallback(TrainerCallback, ExportableState):
             raise ValueError(f"`candidates` must be at least 1.25 times the selection or None, got {candidates}.")
         if not 0 <= warmup_ratio < 1:
             raise ValueError(f"`warmup_ratio` must be in [0, 1), got {warmup_ratio}.")
-        row_budget(1, None if num_rows else ratio, num_rows)
+        row_budget(1, ratio if num_rows is None else None, num_rows)
         self.ratio = ratio
         self.num_rows = num_rows
         self.rescore_every = rescore_every
@@ -219,4 +219,4 @@ class DIQCallback(TrainerCallback, ExportableState):
         return {"args": {name: getattr(self, name) for name in names}, "attributes": {"saved": saved}}
 
     def num_selected(self, size: int) -> int:
-        return row_budget(size, None if self.num_rows else self.ratio, self.num_rows)
+        return row_budget(size, self.ratio if self.num_rows is None else None, self.num_rows)

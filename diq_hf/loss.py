@@ -5,6 +5,7 @@ from torch import nn
 
 from .batching import Batch
 from .formats import IGNORE_INDEX
+from .modules import computed_dtype
 
 
 # Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a matrix product to run at full speed.
@@ -96,7 +97,7 @@ class RowLoss:
         finally:
             for module in training:
                 module.training = True
-        name, epsilon = type(causal_lm).__name__, torch.finfo(self.head.weight.dtype).eps
+        name, epsilon = type(causal_lm).__name__, torch.finfo(computed_dtype(self.head.weight)).eps
         if not bool(((hidden[:4].double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
             raise ValueError(
                 f"{name} looks at later tokens: it is not causal, so padding would change its scores. Pass a causal "

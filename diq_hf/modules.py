@@ -64,6 +64,12 @@ def as_linear(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
+def computed_dtype(weight: torch.Tensor) -> torch.dtype:
+    """The dtype that products with a weight are computed in: its own, or autocast's."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 def check_whole(model: nn.Module) -> None:
     """Refuses wrapped and sharded models, whose parameters are not where autograd looks for them."""
     if not isinstance(model, PreTrainedModel | PeftModel):

@@ -54,7 +54,8 @@ class TrainerScorer:
         seed: int = 0,
     ):
         self.trainer, self.accelerator = trainer, trainer.accelerator
-        self.engine = InfluenceEngine(model, target_modules)
+        with self.accelerator.autocast():  # the precision that it will compute in
+            self.engine = InfluenceEngine(model, target_modules)
         self.objective: Objective = (
             PreferenceOptimization(self.engine, trainer)
             if isinstance(trainer, DPOTrainer)
