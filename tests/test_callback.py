@@ -6,7 +6,11 @@ The rows of a batch are told by their tokens, read off the model's own inputs, s
 import json
 import math
 import random
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,7 +62,7 @@ class Recorder(TrainerCallback):
 
     def watch(self, trainer):
         def rows_of(args, kwargs):
-            if not trainer.model.training:
+            if not trainer.model.training or not torch.is_grad_enabled():  # a reference model's pass
                 return
             ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
             if mask is not None:
@@ -77,9 +81,8 @@ class Recorder(TrainerCallback):
         trainer.add_callback(self)
 
     def on_step_end(self, args, state, control, **kwargs):
-        # A preference batch has the rejected answers behind the chosen ones, and so may a second, reference pass.
-        numbers = [self.keys[key] for batch in self.current for key in batch if key in self.keys]
-        self.steps.append(numbers)
+        # The rejected answers of a preference batch stand behind the chosen ones, and are nobody's key.
+        self.steps.append([self.keys[key] for batch in self.current for key in batch if key in self.keys])
         self.current = []
 
 
@@ -150,10 +153,10 @@ def test_only_chosen_rows_are_trained(case, train_rows, eval_rows, preferences, 
     kind, settings, lag = CASES[case]
     settings = {"num_train_epochs": 4, "logging_steps": 1} | settings
     rows, validation = (preferences, preferences.select(range(3))) if kind == "dpo" else (train_rows, eval_rows)
-    rescore = {"rescore_every": 2 if case != "workers" else 4}
-    trainer = make_trainer(
-        kind, rows, validation, tmp_path, DIQCallback(num_rows=6, candidates=None, **rescore), **settings
-    )
+    # Rows without a prompt of their own have no IFD.
+    chosen_by = {"strategy": "influence"} if kind == "trainer" else {}
+    callback = DIQCallback(num_rows=6, candidates=None, rescore_every=2 if case != "workers" else 4, **chosen_by)
+    trainer = make_trainer(kind, rows, validation, tmp_path, callback, **settings)
     planned = math.ceil(settings["num_train_epochs"] * 6 / 2)
     assert trainer.args.max_steps == planned
     recorder = Recorder()
@@ -166,7 +169,8 @@ def test_only_chosen_rows_are_trained(case, train_rows, eval_rows, preferences, 
     lines = [line for line in trainer.state.log_history if "diq/scored" in line]
     assert [line["step"] for line in lines] == sorted(selections(tmp_path))
     assert all(0 < line["diq/share_of_time"] < 1 for line in lines)
-    assert sum(lines[-1][f"diq/Q{i}"] for i in range(1, 5)) == lines[-1]["diq/scored"] == len(rows)
+    if kind != "trainer":
+        assert sum(lines[-1][f"diq/Q{i}"] for i in range(1, 5)) == lines[-1]["diq/scored"] == len(rows)
     # A log line of ours neither replaces the trainer's own nor empties what SFTTrainer averages into it.
     losses = [line for line in trainer.state.log_history if "loss" in line]
     assert len(losses) == planned
@@ -528,3 +532,68 @@ def test_another_pool_at_the_resume(train_rows, eval_rows, tmp_path):
 def test_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         DIQCallback(**settings)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    script = Path(__file__).parent / "callback_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, folder]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-5000:]
+    return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_scoring_leaves_no_trace_in_two_processes(name, two_processes):
+    for found in two_processes[1]:
+        assert found[f"{name} reporting"] == found[f"{name} alone"]
+        assert len(found[f"{name} alone"]["steps"]) == 10
+
+
+@pytest.mark.parametrize("name", ["chosen", "dispatched"])
+def test_only_chosen_rows_are_trained_in_two_processes(name, two_processes):
+    folder, (first, second) = two_processes
+    together = Recorder()
+    together.steps = [a + b for a, b in zip(first[name]["steps"], second[name]["steps"], strict=True)]
+    assert all(len(rows) == 4 for rows in together.steps)
+    assert first[name]["weights"] == second[name]["weights"]
+    chosen = selections(folder / name)
+    assert sorted(chosen) == [0, 3, 6, 9] and all(len(rows) == 5 for rows in chosen.values())
+    for number, rows in enumerate(together.steps):
+        current = max(step for step in chosen if step <= number)
+        if current == 0 or number - current >= 1:
+            assert set(rows) <= chosen[current]
+
+
+def test_two_processes_score_as_one(two_processes, train_rows, eval_rows, tmp_path):
+    callback = DIQCallback(num_rows=5, rescore_every=None)
+    make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=1).train()
+    both = [
+        load_dataset("parquet", data_files=f"{folder}/diq/step-00000000.parquet", split="train")
+        for folder in (tmp_path, two_processes[0] / "chosen")
+    ]
+    assert np.allclose(both[0]["influence"][:], both[1]["influence"][:], rtol=1e-5)
+    assert both[0]["selected"][:] == both[1]["selected"][:]
+
+
+def test_resumed_in_two_processes(two_processes):
+    for found in two_processes[1]:
+        assert found["resumed"]["steps"] == found["chosen"]["steps"][5:]
+        assert found["resumed"]["weights"] == found["chosen"]["weights"]
+
+
+def test_bad_validation_row_in_two_processes(two_processes):
+    for found in two_processes[1]:
+        assert "text to train on is empty" in found["error"]
+
+
+@pytest.mark.parametrize(("sharded", "name"), [("is_fsdp_enabled", "FSDP"), ("is_deepspeed_enabled", "ZeRO-3")])
+def test_sharded_models_are_refused(sharded, name, train_rows, eval_rows, tmp_path):
+    """Told by what the trainer says of itself: a CPU has no such trainer."""
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, None)
+    setattr(trainer, sharded, True)
+    plugins = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    trainer.accelerator = SimpleNamespace(state=plugins)
+    with pytest.raises(ValueError, match=f"{name}.*DDP"):
+        DIQCallback().bind(trainer)
