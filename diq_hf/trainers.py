@@ -49,13 +49,11 @@ def check_trainer(trainer: Trainer, needs_validation: bool) -> None:
         )
     if trainer.is_fsdp_enabled:
         raise ValueError(
-            "Rows cannot be scored with a model that is sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
+            "Rows cannot be scored with a model sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
             "process holds the whole model; LoRA needs little more memory than the model."
         )
     if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
-        raise ValueError(
-            "Rows cannot be scored with a model that is sharded by ZeRO-3. Use DDP, or ZeRO stage 1 or 2."
-        )
+        raise ValueError("Rows cannot be scored with a model sharded by ZeRO-3. Use DDP, or ZeRO stage 1 or 2.")
     if needs_validation and not trainer.eval_dataset:
         raise ValueError(
             "Influence is measured on validation rows, and there are none. Pass `eval_dataset` to the trainer, or "

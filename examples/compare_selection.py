@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> dict:
                     per_device_eval_batch_size=options.per_device_train_batch_size,
                     max_length=options.max_length,
                     seed=seed,
+                    use_cpu=not torch.accelerator.is_available(),
                     save_strategy="no",
                     logging_steps=10,
                     disable_tqdm=True,
