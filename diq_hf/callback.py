@@ -60,7 +60,8 @@ class DIQCallback(TrainerCallback, ExportableState):
         report_only (`bool`, *optional*, defaults to `False`):
             Score and log, but train on everything.
         online (`bool`, *optional*, defaults to `False`):
-            Also read the influence of the rows being trained off their own forward and backward passes.
+            Also read the influence of the rows being trained off their own forward and backward passes, dropout
+            included, so that their scores are of their last step and not of the last scoring. Cross-entropy only.
         target_modules (`str` or `list[str]`, *optional*):
             As in [`DIQScorer`], for a model without an adapter.
         log_selection (`bool`, *optional*, defaults to `True`):
@@ -114,6 +115,8 @@ class DIQCallback(TrainerCallback, ExportableState):
             raise ValueError(f"`rescore_every` must be at least 1 or None, got {rescore_every}.")
         if candidates is not None and candidates < 1.25:
             raise ValueError(f"`candidates` must be at least 1.25 times the selection or None, got {candidates}.")
+        if online and report_only:
+            raise ValueError("`online=True` needs to know which rows are trained, which `report_only=True` does not.")
         if not 0 <= warmup_ratio < 1:
             raise ValueError(f"`warmup_ratio` must be in [0, 1), got {warmup_ratio}.")
         row_budget(1, ratio if num_rows is None else None, num_rows)
@@ -194,7 +197,7 @@ class DIQCallback(TrainerCallback, ExportableState):
         self.saved = stored.get("attributes", {}).get("saved")
         self._run = Steering(self, trainer, kwargs["model"])
         if state.global_step and self.saved:
-            self._run.restore(self.saved)
+            self._run.restore(self.saved, state)
         else:
             self._run.begin(state, control)
         # A checkpoint that was saved without this callback has no place for its state, and the next one wants it.
@@ -205,8 +208,21 @@ class DIQCallback(TrainerCallback, ExportableState):
         if self._run.sampler is not None:
             self._run.sampler.set_epoch(math.floor(state.epoch or 0))
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._run.begin_step(state)
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._run.collect()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._run.collect()
         self._run.step(state, control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._run.gather()  # a checkpoint may follow
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._run.save(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._run.end(state)

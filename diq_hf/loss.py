@@ -72,15 +72,13 @@ class RowLoss:
         labels = batch.labels.to(device)
         trained = labels != IGNORE_INDEX
         trained[:, 0] = False  # nothing before it predicts it
-        losses = _ChunkedCrossEntropy.apply(
-            hidden.to(device)[trained.roll(-1, dims=1)],
-            self.head.weight,
-            getattr(self.head, "bias", None),
-            labels[trained],
-            self.scale,
-            self.softcap,
-        )
+        losses = self.token_losses(hidden.to(device)[trained.roll(-1, dims=1)], labels[trained])
         return batch.row_sums(losses.new_zeros(labels.shape).masked_scatter(trained, losses))
+
+    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats."""
+        bias = getattr(self.head, "bias", None)
+        return _ChunkedCrossEntropy.apply(hidden, self.head.weight, bias, targets, self.scale, self.softcap)
 
     @torch.no_grad()
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:

@@ -51,6 +51,10 @@ class TokenShares:
         return nn.functional.linear(inputs, self._cast) if self.narrow_output else inputs
 
     def read(self, kept: torch.Tensor, grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.shares(kept, grad_output)
+
+    def shares(self, kept: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
+        """Each token's share, of the shape of the tokens."""
         pulled = grad_output if self.narrow_output else grad_output @ self._cast
         wide = self.direction.dtype
         return (pulled.to(wide) * kept.to(wide)).sum(dim=-1) * self.scale

@@ -12,6 +12,9 @@ from transformers.utils import logging
 
 from .difficulty import DifficultySource, difficulty_source
 from .history import SelectionHistory, pack, plot_moves, unpack
+from .influence import Direction
+from .objectives import LanguageModeling
+from .online import OnlineInfluence
 from .pool import SCORES, Choice, Pool
 from .quadrants import QUADRANTS, score_columns
 from .rescoring import TrainerScorer
@@ -54,6 +57,7 @@ class Steering:
         self.scorer: TrainerScorer | None = None
         self.difficulty: DifficultySource | None = None
         self.last_step: int | None = None  # after which rows were last selected; None while warming up
+        self.online: OnlineInfluence | None = None
         self.position = 0  # before which no selection starts
         self.started, self.scoring_seconds, self.scored_rows = time.perf_counter(), 0.0, 0
         self._read_columns()
@@ -67,11 +71,40 @@ class Steering:
             self.position = epoch * len(self.sampler) + step * self.step_size
         if self.history is not None and state.global_step == 0 and self.trainer.is_world_process_zero():
             self.history.clear()
+        if self.callback.online:
+            self._start_online()
         self.step(state, control)
+
+    def begin_step(self, state: TrainerState) -> None:
+        """Before every update step."""
+        if self.online is None:
+            return
+        epoch, step = divmod(state.global_step, self.steps_per_epoch)
+        each = self.sampler.batch_size // self.trainer.accelerator.num_processes
+        first = epoch * len(self.sampler) + step * self.step_size + self.trainer.accelerator.process_index * each
+
+        def rows(batch: int) -> list[int]:
+            start = first + batch * self.sampler.batch_size
+            return self.sampler.rows(start, start + each)
+
+        self.online.begin_step(rows)
+
+    def collect(self) -> None:
+        """After every backward pass."""
+        if self.online is not None:
+            self.online.collect()
+
+    def gather(self) -> None:
+        """Takes what the processes have read online into the pool's scores."""
+        if self.online is not None:
+            rows, influences = self.online.gathered(self.trainer.accelerator)
+            self.pool.update(rows, {"influence": influences})
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """After every update step: selects anew if it is time to."""
         done = state.global_step
+        if control.should_save:
+            self.gather()
         if done >= state.max_steps:
             return
         if self.last_step is None:
@@ -82,6 +115,8 @@ class Steering:
 
     def end(self, state: TrainerState) -> None:
         """Draws the history, and says what scoring took."""
+        if self.online is not None:
+            self.online.detach()
         if not self.trainer.is_world_process_zero():
             return
         logger.info(
@@ -109,6 +144,7 @@ class Steering:
 
     def _select_again(self, state: TrainerState, control: TrainerControl) -> None:
         """Scores candidates with the present weights and selects among them."""
+        self.gather()
         strategy = self.callback.strategy
         if strategy not in ("diq", "influence", "loss"):  # nothing that training changes
             if strategy == "random":
@@ -130,6 +166,8 @@ class Steering:
         start = time.perf_counter()
         self._make_scorer()
         direction = self.scorer.direction() if influence else None
+        if self.online is not None and direction is not None:
+            self.online.use(direction)
         found = self.scorer.score(rows, direction, difficulty)
         self.pool.update(rows, found)
         self.scored_rows += len(rows)
@@ -175,7 +213,7 @@ class Steering:
     def _share(self) -> float:
         return self.scoring_seconds / max(time.perf_counter() - self.started, 1e-9)
 
-    def _make_scorer(self) -> None:
+    def _make_scorer(self) -> TrainerScorer:
         if self.scorer is None:
             callback = self.callback
             self.scorer = TrainerScorer(
@@ -186,6 +224,24 @@ class Steering:
                 callback.max_validation_rows,
                 self.seed,
             )
+        return self.scorer
+
+    def _start_online(self, direction: Direction | None = None) -> None:
+        start = time.perf_counter()
+        if not isinstance((objective := self._make_scorer().objective), LanguageModeling):
+            raise ValueError(f"`online=True` knows no {type(objective).__name__}. Pass `online=False`.")
+        self.online = OnlineInfluence(self.scorer.engine)
+        self.online.use(self.scorer.direction() if direction is None else direction)
+        self.online.attach()
+        self.scoring_seconds += time.perf_counter() - start
+
+    def save(self, state: TrainerState) -> None:
+        """Beside a checkpoint: the direction that rows are being read on, which its weights no longer give."""
+        if self.online is not None and self.trainer.is_world_process_zero():
+            self.online.direction.save(self._direction_path(state), "online")
+
+    def _direction_path(self, state: TrainerState) -> Path:
+        return Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}" / "diq_direction.safetensors"
 
     def _read_columns(self) -> None:
         """Scores that the pool comes with, and where its difficulty comes from if it has none."""
@@ -215,7 +271,8 @@ class Steering:
             "seconds": time.perf_counter() - self.started,
         }
 
-    def restore(self, saved: dict) -> None:
+    def restore(self, saved: dict, state: TrainerState) -> None:
+        """Goes on from what [`~Steering.saved`] gave."""
         self.pool.scores = {name: unpack(text) for name, text in saved["scores"].items()}
         if len(self.pool.scores["influence"]) != len(self.pool.num_tokens):
             raise ValueError(
@@ -228,3 +285,8 @@ class Steering:
         self.started = time.perf_counter() - saved["seconds"]
         if self.sampler is not None:
             self.sampler.selections = [(start, unpack(text)) for start, text in saved["selections"]]
+        if self.callback.online:
+            path = self._direction_path(state)
+            if not path.exists():
+                logger.warning(f"{path.name} is not beside the checkpoint: the validation gradient is taken anew.")
+            self._start_online(Direction.load(path, "online") if path.exists() else None)
