@@ -17,6 +17,7 @@ _ROOMS = {
     "ClassifierDifficulty": "difficulty",
     "IFDDifficulty": "difficulty",
     "projected_influence": "projections",
+    "annotate": "annotation",
 }
 
 __all__ = ["__version__", *_ROOMS]
