@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,11 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 from .agreement import level_agreement
-from .formats import RowEncoder, RowError
+from .formats import RowEncoder
 from .journal import AnswerJournal
 from .judge import Answer, Judge, JudgeError, NoAnswer
+from .questions import QuestionReader
 from .rubric import NUM_LEVELS, RUBRIC, Scale
-from .validation import row_name
 
 
 logger = logging.get_logger(__name__)
@@ -145,10 +145,6 @@ def annotate(
     labelled.dataset["knowledge"]
     ```
     """
-    if text not in ("prompt", "prompt+completion"):
-        raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
-    if on_bad_row not in ("raise", "null"):
-        raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
     if max_concurrency < 1:
         raise ValueError(f"`max_concurrency` must be at least 1, got {max_concurrency}.")
     for name, rows in (("dataset", dataset), ("compare_with", compare_with)):
@@ -161,7 +157,8 @@ def annotate(
     if not len(dataset):
         raise ValueError("The dataset has no rows.")
     judge = Judge(model, rubric, base_url=base_url, provider=provider, token=token, **judge_options)
-    reader = _QuestionReader(RowEncoder(processing_class, dataset_text_field=dataset_text_field), text, on_bad_row)
+    encoder = RowEncoder(processing_class, dataset_text_field=dataset_text_field)
+    reader = QuestionReader(encoder, text, on_bad_row)
     folder = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
     # Every row is read before the first is paid for.
     with AnswerJournal(folder, judge.recipe) as journal:
@@ -186,46 +183,6 @@ def annotate(
     if unlabelled := len(dataset) - report["labelled"]:
         logger.warning(f"{unlabelled} of {len(dataset)} rows have no levels.")
     return Annotation(dataset, report)
-
-
-class _QuestionReader:
-    """Rows as the judge reads them."""
-
-    def __init__(self, encoder: RowEncoder, text: str, on_bad_row: str):
-        self.encoder = encoder
-        self.text = text
-        self.on_bad_row = on_bad_row
-
-    def questions(self, dataset: Dataset) -> Iterator[str | None]:
-        """Every row's question, `None` for a bad row that may stay unlabelled."""
-        for i, row in enumerate(self._readable(dataset)):
-            try:
-                yield self._question(row)
-            except RowError as error:
-                message = f"{row_name(i, i, row)}: {error}"
-                if self.on_bad_row == "raise":
-                    raise RowError(f"{message} Or pass `on_bad_row='null'` to leave such rows unlabelled.") from error
-                logger.warning(f"Not asked: {message}")
-                yield None
-
-    def question(self, dataset: Dataset, position: int) -> str:
-        """One row's question."""
-        return self._question(self._readable(dataset)[position])
-
-    def _readable(self, dataset: Dataset) -> Dataset:
-        known = {*self.encoder.columns, "image", "images"}
-        if not (names := [name for name in dataset.column_names if name in known]):
-            return dataset.with_format(None)  # the encoder says which columns it knows
-        return dataset.select_columns(names).with_format(None)
-
-    def _question(self, row: Mapping) -> str:
-        if row.get("image") is not None or row.get("images"):
-            raise RowError("it holds images, and the judge reads text only.")
-        prompt, answer = self.encoder.texts(row)
-        if not prompt.strip():
-            raise RowError("its prompt is empty, so there is nothing to rate.")
-        question = f"<question>\n{prompt}\n</question>"
-        return question if self.text == "prompt" else f"{question}\n\n<answer>\n{answer}\n</answer>"
 
 
 class _Run:
