@@ -1,7 +1,6 @@
 """Difficulty labels from an LLM judge for the rows of a dataset: each question is paid for once, whatever happens."""
 
 import json
-import os
 import queue
 import threading
 from collections import Counter
@@ -25,7 +24,7 @@ from .rubric import NUM_LEVELS, RUBRIC, Scale
 
 logger = logging.get_logger(__name__)
 
-# So many rows in a row without a label are no accident of the rows.
+# So many rows without a label one after another are no accident of the rows.
 HOPELESS = 20
 OUTCOMES = ("labelled", "refused", "cut off", "unusable", "unanswered", "bad row")
 
@@ -203,24 +202,24 @@ class _Run:
         for key, position in positions.items():
             if not self._settled(key):
                 todo.put((key, position))
-        hidden = todo.empty() or int(os.environ.get("RANK", 0)) > 0
-        with (
-            tqdm(total=todo.qsize(), desc="Judging", unit=" rows", disable=hidden) as self.bar,
-            ThreadPoolExecutor(max_concurrency) as threads,
-        ):
-            try:
-                for thread in [threads.submit(self._work, todo) for _ in range(max_concurrency)]:
-                    thread.result()
-                if self.unanswered and not any(map(self._settled, positions)):
-                    raise JudgeError(f"No row got an answer. The last one: {list(self.unanswered.values())[-1]}.")
-            except JudgeError as error:
-                done = sum(self._settled(key) for key in positions)
-                raise JudgeError(
-                    f"{error} {done} of {len(positions)} questions are answered and kept in {self.journal.path}; run "
-                    "again to go on from there."
-                ) from None
-            finally:
-                self.judge.stopped.set()
+        try:
+            with (
+                tqdm(total=todo.qsize(), desc="Judging", unit=" rows", disable=todo.empty()) as self.bar,
+                ThreadPoolExecutor(max_concurrency) as threads,
+            ):
+                try:
+                    for thread in [threads.submit(self._work, todo) for _ in range(max_concurrency)]:
+                        thread.result()
+                finally:
+                    self.judge.stopped.set()
+            if self.unanswered and not any(map(self._settled, positions)):
+                raise JudgeError(f"No row got an answer. The last one: {list(self.unanswered.values())[-1]}.")
+        except JudgeError as error:  # every thread has ended by now
+            done = sum(self._settled(key) for key in positions)
+            raise JudgeError(
+                f"{error} {done} of {len(positions)} questions are answered and kept in {self.journal.path}; run again "
+                "to go on from there."
+            ) from None
 
     def _work(self, todo: queue.SimpleQueue) -> None:
         try:
@@ -257,7 +256,7 @@ class _Run:
             self.bar.update()
             self._without_label = 0 if labelled else self._without_label + 1
             if self._without_label == HOPELESS:
-                raise JudgeError(f"{HOPELESS} rows in a row got no label. The last one: {reason}.")
+                raise JudgeError(f"{HOPELESS} rows one after another got no label. The last one: {reason}.")
 
     def _tries(self, key: str) -> int:
         return len(self.journal.answers.get(key, ()))

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from datasets.utils import tqdm
 from huggingface_hub import InferenceClient, get_token
 
 # `HTTPError` is httpx's or httpx2's, whichever this huggingface_hub is built on.
@@ -207,7 +208,8 @@ class Judge:
             self.retries += 1
             first = self.retries == 1
         if first:
-            logger.warning(f"{problem}. Asking again in {delay:.1f} s; further retries are only counted.")
+            with tqdm.external_write_mode():  # on a line of its own, not behind the bar
+                logger.warning(f"{problem}. Asking again in {delay:.1f} s; further retries are only counted.")
         if self.stopped.wait(delay):
             raise NoAnswer(f"{problem}; the run was stopped before it was asked again")
 

@@ -264,7 +264,7 @@ def test_a_saved_token_goes_to_no_endpoint(judged, monkeypatch):
 
 def test_an_outage_ends_the_run(judged):
     with JudgeServer(lambda handler, question, times: handler.send(503, {"error": "down"})) as server:
-        with pytest.raises(JudgeError, match=r"20 rows in a row got no label.*503"):
+        with pytest.raises(JudgeError, match=r"20 rows one after another got no label.*503"):
             judged(server, [str(i) for i in range(100)], max_retries=1)
         assert len(server.bodies) < 60
         with pytest.raises(JudgeError, match="No row got an answer"):
