@@ -216,10 +216,8 @@ class _Run:
                 raise JudgeError(f"No row got an answer. The last one: {list(self.unanswered.values())[-1]}.")
         except JudgeError as error:  # every thread has ended by now
             done = sum(self._settled(key) for key in positions)
-            raise JudgeError(
-                f"{error} {done} of {len(positions)} questions are answered and kept in {self.journal.path}; run again "
-                "to go on from there."
-            ) from None
+            kept = f"{done} of {len(positions)} questions are answered and kept in {self.journal.path}"
+            raise JudgeError(f"{error} {kept}; run again to go on from there.") from None
 
     def _work(self, todo: queue.SimpleQueue) -> None:
         try:

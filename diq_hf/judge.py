@@ -92,7 +92,8 @@ class Judge:
         seed (`int`, *optional*):
             Seed of the sampling, where the server has one.
         json_schema (`bool`, *optional*, defaults to `False`):
-            Ask the server to hold the model to a JSON schema. Answers are checked either way.
+            Ask the server to hold the model to a JSON schema; huggingface_hub words that for a `base_url` as TGI does.
+            Answers are checked either way.
         timeout (`float`, *optional*, defaults to `120.0`):
             Seconds a server may be silent.
         max_retries (`int`, *optional*, defaults to `5`):
@@ -150,7 +151,7 @@ class Judge:
         self._where = base_url or f"Inference Providers ({provider or 'auto'})"
         self._timeout = timeout
         self._instructions = instructions(rubric)
-        self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        self._settings = {"model": model, "temperature": float(temperature), "max_tokens": max_tokens, "seed": seed}
         if json_schema:
             schema = {"name": "levels", "strict": True, "schema": answer_schema(rubric)}
             self._settings["response_format"] = {"type": "json_schema", "json_schema": schema}
