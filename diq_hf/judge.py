@@ -14,7 +14,7 @@ from datasets.utils import tqdm
 from huggingface_hub import InferenceClient, get_token
 
 # `HTTPError` is httpx's or httpx2's, whichever this huggingface_hub is built on.
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from transformers.utils import logging
 
 from .rubric import Scale, UnusableAnswer, answer_schema, instructions, read_levels
@@ -149,7 +149,6 @@ class Judge:
             base_url=base_url, provider=provider, token=token, timeout=timeout, headers=headers
         )
         self._where = base_url or f"Inference Providers ({provider or 'auto'})"
-        self._timeout = timeout
         self._instructions = instructions(rubric)
         self._settings = {"model": model, "temperature": float(temperature), "max_tokens": max_tokens, "seed": seed}
         if json_schema:
@@ -189,9 +188,7 @@ class Judge:
                     raise NoAnswer(problem) from None
                 if status == 429:
                     self._hold(_seconds(after))
-            except InferenceTimeoutError:
-                problem, after = f"{self._where} was silent for {self._timeout:g} seconds", None
-            except HTTPError as error:
+            except HTTPError as error:  # a time-out, or a connection that failed or broke
                 problem, after = self.redact(f"{self._where}: {type(error).__name__}: {error}"), None
             except (json.JSONDecodeError, UnicodeDecodeError):
                 problem, after = f"{self._where} broke off in the middle of its JSON, or sent none", None
