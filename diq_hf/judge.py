@@ -17,7 +17,7 @@ from huggingface_hub import InferenceClient, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from transformers.utils import logging
 
-from .rubric import Scale, UnusableAnswer, answer_schema, instructions, read_levels
+from .rubric import Scale, UnusableAnswer, answer_form, answer_schema, instructions, read_levels
 
 
 logger = logging.get_logger(__name__)
@@ -150,6 +150,8 @@ class Judge:
         )
         self._where = base_url or f"Inference Providers ({provider or 'auto'})"
         self._instructions = instructions(rubric)
+        # Said again at the end: a small model that reads a question last answers it.
+        self._request = f"How difficult is it? {answer_form(rubric)}"
         self._settings = {"model": model, "temperature": float(temperature), "max_tokens": max_tokens, "seed": seed}
         if json_schema:
             schema = {"name": "levels", "strict": True, "schema": answer_schema(rubric)}
@@ -158,7 +160,7 @@ class Judge:
     @property
     def recipe(self) -> dict:
         """What decides an answer beside the question: model, rubric and settings, wherever the model runs."""
-        return {"settings": self._settings, "instructions": self._instructions}
+        return {"settings": self._settings, "instructions": self._instructions, "request": self._request}
 
     def ask(self, question: str) -> Answer:
         """Puts one question and reads the answer; tries again where the server or the way to it fails.
@@ -167,7 +169,10 @@ class Judge:
             [`JudgeError`]: No question can be asked.
             [`NoAnswer`]: This one got no answer in `max_retries` further tries.
         """
-        messages = [{"role": "system", "content": self._instructions}, {"role": "user", "content": question}]
+        messages = [
+            {"role": "system", "content": self._instructions},
+            {"role": "user", "content": f"{question}\n\n{self._request}"},
+        ]
         for attempt in range(self.max_retries + 1):
             self._wait()
             try:

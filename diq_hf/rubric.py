@@ -124,9 +124,13 @@ def instructions(rubric: Mapping[str, Scale]) -> str:
     for name, scale in rubric.items():
         lines += ["", f"## {name}", scale.question]
         lines += [f"{level}. {text}" for level, text in enumerate(scale.levels, start=1)]
-    form = ", ".join(f'"{name}": <1 to {NUM_LEVELS}>' for name in rubric)
-    lines += ["", f"Answer with one JSON object and nothing else, each level a whole number: {{{form}}}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", answer_form(rubric)])
+
+
+def answer_form(perspectives: Iterable[str]) -> str:
+    """How an answer is to look, in words."""
+    form = ", ".join(f'"{name}": <1 to {NUM_LEVELS}>' for name in perspectives)
+    return f"Answer with one JSON object and nothing else, each level a whole number: {{{form}}}"
 
 
 def answer_schema(perspectives: Iterable[str]) -> dict:
@@ -163,7 +167,7 @@ def read_levels(answer: str, perspectives: Iterable[str]) -> dict[str, int]:
     """
     objects = _json_objects(answer.rpartition("</think>")[2])
     if len(objects) != 1:
-        raise UnusableAnswer(f"it holds {len(objects) or 'no'} JSON object{'s' * (len(objects) > 1)} instead of one")
+        raise UnusableAnswer(f"it holds {len(objects)} JSON objects, not one")
     names = [name for name, _ in objects[0]]
     if sorted(names) != sorted(perspectives):
         raise UnusableAnswer(f"its levels are {names}, not {list(perspectives)}")

@@ -304,6 +304,9 @@ def test_nothing_mixes(judged, tmp_path):
         assert len(server.bodies) == before + 1
     sent = server.bodies
     assert "Is it hard?" in sent[1]["messages"][0]["content"]
+    for scale in RUBRIC.values():
+        assert all(text in sent[0]["messages"][0]["content"] for text in (scale.question, *scale.levels))
+    assert sent[0]["messages"][1]["content"].endswith('"overall": <1 to 5>}')
     assert [body["model"] for body in sent[:3]] == ["judge", "judge", "other"]
     assert (sent[0]["temperature"], sent[3]["temperature"], sent[4]["seed"]) == (0, 1, 1)
     assert "seed" not in sent[0] and sent[5]["max_tokens"] == 9 and sent[0]["path"] == "/v1/chat/completions"
