@@ -18,6 +18,7 @@ _ROOMS = {
     "IFDDifficulty": "difficulty",
     "projected_influence": "projections",
     "DIQCallback": "callback",
+    "annotate": "annotation",
 }
 
 __all__ = ["__version__", *_ROOMS]

@@ -42,3 +42,33 @@ def quadratic_weighted_kappa(first: Sequence[int], second: Sequence[int], num_le
     by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
     disagreement = float((weights * by_chance).sum())
     return float("nan") if disagreement == 0 else 1 - float((weights * counts).sum()) / disagreement
+
+
+def level_agreement(
+    first: Sequence[int | None], second: Sequence[int | None], num_levels: int = 5
+) -> dict[str, float]:
+    """How well two judges, or two runs of one, agree on the rows that both gave a level.
+
+    Returns:
+        `dict[str, float]`: `rows` compared, the shares `exact` and `within_one`, and `kappa` (quadratic weights); all
+        NaN but `rows` where none can be compared.
+
+    Example:
+
+    ```python
+    >>> level_agreement([1, 2, 3, None], [1, 3, 5, 2])["within_one"]
+    0.6666666666666666
+
+    ```
+    """
+    pairs = [pair for pair in zip(first, second, strict=True) if None not in pair]
+    if not pairs:
+        return {"rows": 0, "exact": float("nan"), "within_one": float("nan"), "kappa": float("nan")}
+    ours, theirs = (np.array(levels) for levels in zip(*pairs, strict=True))
+    distance = np.abs(ours - theirs)
+    return {
+        "rows": len(pairs),
+        "exact": float((distance == 0).mean()),
+        "within_one": float((distance <= 1).mean()),
+        "kappa": quadratic_weighted_kappa(ours, theirs, num_levels),
+    }

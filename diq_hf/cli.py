@@ -93,6 +93,81 @@ def select(
     typer.echo(f"{len(subset)} of {len(rows)} rows ({counts}) in {output}")
 
 
+@app.command(
+    epilog="Example: diq annotate pool.jsonl --model judge --base-url http://localhost:8000/v1 --output labels"
+)
+def annotate(
+    dataset: Annotated[str, typer.Argument(help="Hub id, folder, or a .jsonl, .json or .parquet file.")],
+    model: Annotated[str, typer.Option(help="The judge: its name on the endpoint or on the Hub.")],
+    output: Annotated[Path, typer.Option(help="Folder for the labelled dataset and its annotation.json.")],
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint; by default an Inference Provider is used.")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Inference Provider; the Hub picks one by default.")] = None,
+    token_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the endpoint's token; none is sent by default.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    perspective: Annotated[
+        list[str] | None, typer.Option(help="knowledge, reasoning or overall (repeatable); all by default.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="What the judge reads: 'prompt' or 'prompt+completion'.")] = "prompt",
+    compare_with: Annotated[
+        str | None, typer.Option(help="The same rows annotated by another judge or with another --seed: agreement.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; for pre-tokenized rows only.")] = None,
+    max_concurrency: Annotated[int, typer.Option(help="Questions under way at once.")] = 8,
+    max_retries: Annotated[int, typer.Option(help="How often a question is asked again.")] = 5,
+    retry_delay: Annotated[float, typer.Option(help="Seconds before the second try; doubled with every further.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds the server may be silent.")] = 120,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer; a model that thinks first needs more.")] = 1024,
+    seed: Annotated[int | None, typer.Option(help="Seed of the judge's sampling: another one is another run.")] = None,
+    json_schema: Annotated[bool, typer.Option(help="Have the server hold the model to a JSON schema.")] = False,
+    on_bad_row: Annotated[str, typer.Option(help="'raise', or 'null' to leave bad rows unlabelled.")] = "raise",
+    overwrite: Annotated[bool, typer.Option(help="Replace columns of the same name.")] = False,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder for the journals of answers.")] = None,
+) -> None:
+    """Have an LLM judge label every row's difficulty, 1 to 5. A killed run goes on where it stopped."""
+    from .annotation import annotate
+    from .rubric import RUBRIC
+
+    if unknown := [name for name in perspective or () if name not in RUBRIC]:
+        raise ValueError(f"There is no perspective {unknown[0]!r}; choose from {list(RUBRIC)}.")
+    if token_env is not None and not os.environ.get(token_env):
+        raise ValueError(f"The environment variable {token_env!r} of --token-env is not set.")
+    processing_class = None
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        processing_class = AutoTokenizer.from_pretrained(tokenizer)
+    annotation = annotate(
+        load_rows(dataset, split),
+        model,
+        base_url=base_url,
+        provider=provider,
+        token=None if token_env is None else os.environ[token_env],
+        rubric={name: RUBRIC[name] for name in perspective or RUBRIC},
+        text=text,
+        compare_with=None if compare_with is None else load_rows(compare_with, split),
+        max_concurrency=max_concurrency,
+        overwrite=overwrite,
+        on_bad_row=on_bad_row,
+        cache_dir=cache_dir,
+        processing_class=processing_class,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        json_schema=json_schema,
+        timeout=timeout,
+        max_retries=max_retries,
+        retry_delay=retry_delay,
+    )
+    annotation.save(output)
+    typer.echo(annotation.summary())
+    typer.echo(f"{len(annotation.dataset)} rows in {output}")
+
+
 def load_rows(name: str, split: str):
     """A dataset by Hub id, `save_to_disk` folder, or data file."""
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk

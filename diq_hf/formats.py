@@ -194,10 +194,13 @@ class RowEncoder:
     def texts(self, row: Mapping) -> tuple[str, str]:
         """A row's prompt and answer as plain text, without template or special tokens.
 
-        Of a conversation that ends with the assistant the last message is the answer; plain text is all prompt.
+        Of a conversation that ends with the assistant the last message is the answer; plain text is all prompt. Only
+        pre-tokenized rows need the tokenizer.
         """
         row = _chatml({name: _plain(value) for name, value in row.items()})
         if "input_ids" in row:
+            if self.processing_class is None:
+                raise RowError("it is pre-tokenized, and its text needs the tokenizer it was made with.")
             encoded = self(row)
             trained = encoded.labels != IGNORE_INDEX
             decode = self.processing_class.decode
@@ -212,8 +215,10 @@ class RowEncoder:
             _check_messages(messages, "messages")
             cut = len(messages) - (messages[-1]["role"] == "assistant")
             prompt, answer = messages[:cut], messages[cut:]
+        elif self.dataset_text_field in row:
+            prompt, answer = row[self.dataset_text_field], ""
         else:
-            prompt, answer = row.get(self.dataset_text_field), ""
+            raise self._unknown_format(row)
         return _join(prompt, "prompt"), _join(answer, "completion")
 
     def _check_vocabulary(self, ids: np.ndarray) -> None:
@@ -244,7 +249,10 @@ class RowEncoder:
             text = _check_text(row[self.dataset_text_field], self.dataset_text_field)
             _check_filled(text)
             return {"input_ids": self._ids(text if text.endswith(self._eos) else text + self._eos)}
-        raise RowError(
+        raise self._unknown_format(row)
+
+    def _unknown_format(self, row: dict) -> RowError:
+        return RowError(
             f"its columns {sorted(row)} are no known format. Use {ACCEPTED} "
             f"(`dataset_text_field={self.dataset_text_field!r}`)."
         )
