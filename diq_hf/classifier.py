@@ -136,8 +136,8 @@ class DifficultyClassifier:
         )
         if loaded["missing_keys"]:
             raise ValueError(
-                f"{name} has no trained classification head ({', '.join(sorted(loaded['missing_keys'])[:2])} is not in "
-                "it). Train one on it with `diq train-difficulty --encoder`, or name a classifier."
+                f"{name} has no trained classification head: {sorted(loaded['missing_keys'])[0]} is missing. Train "
+                "one on it with `diq train-difficulty --encoder`, or name a classifier."
             )
         tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
         model.to(preferred_device() if device is None else device)
@@ -195,7 +195,7 @@ class DifficultyClassifier:
         return "overall" if "overall" in self.heads else next(iter(self.heads)) if len(self.heads) == 1 else None
 
     def __call__(self, texts: Sequence[str]) -> dict[str, LevelPrediction]:
-        """Levels of texts, from each perspective. The end of a text that is too long is cut off, counted and logged."""
+        """Levels of texts, from each perspective. Ends of texts that are too long are cut off, counted and logged."""
         ids, truncated = self.encode(texts)
         logits = np.zeros((len(ids), self.model.config.num_labels))
         with torch.inference_mode():

@@ -32,7 +32,7 @@ def write_card(folder: Path, encoder: str | Path, figures: Mapping[str, Mapping]
         encoder (`str` or `Path`):
             What was fine-tuned. A folder's path stays out of the card.
         figures (`Mapping[str, Mapping]`):
-            By part (`"groups"`, `"rows"`) and perspective, as [`~diq_hf.classifier_training.train_classifier`] returns.
+            By part (`"groups"`, `"rows"`) and perspective, from [`~diq_hf.classifier_training.train_classifier`].
         facts (`Mapping`):
             What the template shows beside: counts and settings.
     """

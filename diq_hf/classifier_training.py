@@ -90,8 +90,8 @@ def train_classifier(
         perspectives, each with [`~diq_hf.agreement.prediction_figures`], `confusion` and `calibration`.
 
     Raises:
-        `ValueError`: A column is missing, a label is no level from 1 to 5, a text is empty, or a level has too few rows
-            to be held out.
+        `ValueError`: A column is missing, a label is no level from 1 to 5, a text is empty, or a level has too few
+            rows to be held out.
         `ImportError`: What the card needs is not installed.
 
     Example:
@@ -201,8 +201,8 @@ def read_levels(dataset: Dataset, labels: Mapping[str, str] | None = None) -> di
         for i, value in enumerate(values := dataset[column][:]):
             if value is not None and (isinstance(value, bool) or value not in range(1, NUM_LEVELS + 1)):
                 raise ValueError(
-                    f"Row {i} has {value!r} as {column!r}, which is no level. Levels are whole numbers from 1 (easiest) "
-                    f"to {NUM_LEVELS}, or null; bring yours to that scale first."
+                    f"Row {i} has {value!r} as {column!r}, which is no level. Levels are whole numbers from 1 "
+                    f"(easiest) to {NUM_LEVELS}, or null; bring yours to that scale first."
                 )
         found = sorted({int(value) for value in values if value is not None})
         if len(found) < 2:

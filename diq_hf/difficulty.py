@@ -270,7 +270,7 @@ NAMED = {"ifd": IFDDifficulty, "loss": LossDifficulty, "num_tokens": NumTokensDi
 
 
 def difficulty_source(value: Any) -> DifficultySource | None:
-    """The source a `difficulty=` argument names: one of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`."""
+    """The source a `difficulty=` argument names: of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`."""
     if value is None:
         return None
     if isinstance(value, str):
