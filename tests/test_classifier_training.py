@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES, make_encoder, make_tokenizer
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from huggingface_hub import ModelCard
 from sklearn import metrics
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from typer.testing import CliRunner
 
-from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer, QuadrantRule, select_subset
+from diq_hf import DifficultyClassifier
 from diq_hf.classifier_training import ordinal_loss, read_levels, split, train_classifier
 from diq_hf.cli import app
 from diq_hf.holdout import hold_out
@@ -154,10 +154,19 @@ def test_train_judge_score_select(encoder_folder, model_folder, pool, validation
     assert "/" not in re.search(r"from `(.*?)`", card.text)[1] and "base_model" not in card.content
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
-    source = ClassifierDifficulty(str(out), "knowledge")
-    scorer = DIQScorer(model_folder, validation, difficulty=source, extra_columns=["difficulty_reasoning"])
-    scored = scorer.score(Dataset.from_list(pool), cache_dir=tmp_path / "chunks")
-    assert len(select_subset(scored, num_rows=3, rule=QuadrantRule.fit(scored))) == 3
+    for name, rows in (("pool", pool), ("validation", validation)):
+        Dataset.from_list(rows).to_json(tmp_path / f"{name}.jsonl")
+    arguments = ["score", f"{tmp_path}/pool.jsonl", "--model", model_folder, "--difficulty", str(out)]
+    arguments += ["--perspective", "knowledge", "--validation", f"{tmp_path}/validation.jsonl"]
+    arguments += ["--output", f"{tmp_path}/scored", "--cache-dir", f"{tmp_path}/chunks"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    scored = load_from_disk(tmp_path / "scored")
+    assert scored["difficulty"][:] == scored["difficulty_knowledge"][:] != scored["difficulty_reasoning"][:]
+    expected = classifier([row["prompt"][0]["content"] for row in pool])["knowledge"].expected
+    assert scored["difficulty"][:] == pytest.approx(expected, rel=1e-2)
+    arguments = ["select", f"{tmp_path}/scored", "--ratio", "0.4", "--output", f"{tmp_path}/subset"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert load_from_disk(tmp_path / "subset")["diq_rank"][:] == [1, 2, 3]
 
 
 def test_killed_run_goes_on(encoder_folder, tmp_path, monkeypatch):
