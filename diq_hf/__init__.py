@@ -13,6 +13,7 @@ _ROOMS = {
     "DIQScorer": "scorer",
     "QuadrantRule": "quadrants",
     "select_subset": "quadrants",
+    "DifficultyClassifier": "classifier",
     "ColumnDifficulty": "difficulty",
     "ClassifierDifficulty": "difficulty",
     "IFDDifficulty": "difficulty",

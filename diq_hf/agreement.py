@@ -72,3 +72,76 @@ def level_agreement(
         "within_one": float((distance <= 1).mean()),
         "kappa": quadratic_weighted_kappa(ours, theirs, num_levels),
     }
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation, ties at their mean rank; NaN where one side is constant.
+
+    Example:
+
+    ```python
+    >>> spearman([1, 2, 3], [10.0, 20.0, 15.0])
+    0.5
+
+    ```
+    """
+    first, second = (_ranks(np.asarray(values, dtype=float)) for values in (first, second))
+    spread = first.std() * second.std()
+    return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[places]
+
+
+def calibration(expected: Sequence[float], observed: Sequence[int]) -> list[tuple[int, float, float, int]]:
+    """Expected levels against observed ones, in bins around each level.
+
+    Returns:
+        `list[tuple]`: For each level some expectation rounds to: the level, the mean expected and the mean observed
+        level of these rows, and their number.
+
+    Example:
+
+    ```python
+    >>> calibration([1.25, 1.25, 3.5], [1, 2, 5])
+    [(1, 1.25, 1.5, 2), (4, 3.5, 5.0, 1)]
+
+    ```
+    """
+    expected, observed = np.asarray(expected, dtype=float), np.asarray(observed, dtype=float)
+    bins = np.floor(expected + 0.5).astype(int)
+    return [
+        (int(level), float(expected[rows].mean()), float(observed[rows].mean()), int(rows.sum()))
+        for level in np.unique(bins)
+        for rows in [bins == level]
+    ]
+
+
+def prediction_figures(
+    observed: Sequence[int], predicted: Sequence[int], expected: Sequence[float]
+) -> dict[str, float]:
+    """How good predicted levels are.
+
+    Args:
+        observed (`Sequence[int]`):
+            The true levels.
+        predicted (`Sequence[int]`):
+            The most probable levels.
+        expected (`Sequence[float]`):
+            The expected levels.
+
+    Returns:
+        `dict[str, float]`: [`level_agreement`] of observed and predicted; `mae`, the mean distance of the expected
+        level from the observed one, and `mae_constant`, that of the best constant level; `spearman` of expected and
+        observed; `calibration_error`, the mean distance of both in the bins of [`calibration`], by their rows.
+    """
+    observed, expected = np.asarray(observed), np.asarray(expected, dtype=float)
+    bins = calibration(expected, observed)
+    return level_agreement(observed, predicted) | {
+        "mae": float(np.abs(expected - observed).mean()),
+        "mae_constant": float(np.abs(np.median(observed) - observed).mean()),
+        "spearman": spearman(expected, observed),
+        "calibration_error": sum(rows * abs(mean - truth) for _, mean, truth, rows in bins) / len(observed),
+    }

@@ -42,6 +42,9 @@ def score_in_chunks(
         folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
         for start in range(0, len(dataset), chunk_size)
     }
+    difficulty_recipe = scorer.difficulty_recipe(dataset.column_names)
+    if difficulty_recipe is not None:
+        difficulty_recipe = digest([difficulty_recipe, dataset._fingerprint, chunk_size])
     # Decided by position alone, so that no two processes ever take the same chunk.
     missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
@@ -49,9 +52,15 @@ def score_in_chunks(
     with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
         for path in missing:
             rows = chunks[path]
-            columns = scorer.score_batch(dataset[rows.start : rows.stop], rows)
-            tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-            save_tensors(path, tensors, {"recipe": recipe})
+            examples = dataset[rows.start : rows.stop]
+            difficulties = None
+            if difficulty_recipe is not None:
+                kept = root / f"difficulty-{difficulty_recipe}" / path.name
+                difficulties = _read(kept, difficulty_recipe)
+                if difficulties is None:
+                    difficulties = scorer.difficulties(examples)
+                    _write(kept, difficulties, difficulty_recipe)
+            _write(path, scorer.score_batch(examples, rows, difficulties), recipe)
             bar.update()
     if scorer.fingerprint != fingerprint:
         for path in missing:
@@ -116,6 +125,10 @@ def _use_direction(scorer: Any, recipe: str, path: Path) -> bool:
         logger.warning(f"Computing the validation gradient again: {error}")
         return False
     return True
+
+
+def _write(path: Path, columns: dict[str, np.ndarray], recipe: str) -> None:
+    save_tensors(path, {name: torch.from_numpy(column) for name, column in columns.items()}, {"recipe": recipe})
 
 
 def _read(path: Path, recipe: str) -> dict[str, np.ndarray] | None:

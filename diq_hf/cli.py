@@ -33,7 +33,12 @@ def score(
     output: Annotated[Path, typer.Option(help="Folder for the scored dataset.")],
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Split of the validation rows.")] = "train",
-    difficulty: Annotated[str, typer.Option(help="'ifd', 'column:NAME', or a classifier's Hub id or folder.")] = "ifd",
+    difficulty: Annotated[
+        str, typer.Option(help="'ifd', 'loss', 'num_tokens', 'column:NAME', or a classifier's Hub id or folder.")
+    ] = "ifd",
+    perspective: Annotated[
+        str | None, typer.Option(help="Of a classifier: knowledge, reasoning or overall (the default).")
+    ] = None,
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Linear modules to score (repeatable); q, k and v by default.")
     ] = None,
@@ -50,18 +55,20 @@ def score(
     cache_dir: Annotated[Path | None, typer.Option(help="Folder for finished chunks, seen by every process.")] = None,
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
+    from .difficulty import ClassifierDifficulty, difficulty_source
     from .scorer import DIQScorer
 
     rows = load_rows(dataset, split)
+    source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
     scorer = DIQScorer(
         model,
         load_rows(validation, validation_split),
-        difficulty=difficulty,
+        difficulty=source,
         target_modules=target_modules,
         group_column=group_column,
         projection_dim=projection_dim,
         max_length=max_length,
-        extra_columns=("loss", "num_tokens"),
+        extra_columns=("loss", "num_tokens", *source.extra_columns),
         max_tokens_per_batch=max_tokens_per_batch,
         on_bad_row=on_bad_row,
     )
@@ -168,6 +175,55 @@ def annotate(
     typer.echo(f"{len(annotation.dataset)} rows in {output}")
 
 
+@app.command(epilog="Example: diq train-difficulty labelled.jsonl --group-column template --output classifier")
+def train_difficulty(
+    dataset: Annotated[str, typer.Argument(help="Rows with levels 1 to 5 in columns; named as for `diq score`.")],
+    output: Annotated[Path, typer.Option(help="Folder for the classifier and its card.")],
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    encoder: Annotated[str | None, typer.Option(help="Encoder's Hub id or folder; BiomedBERT by default.")] = None,
+    knowledge: Annotated[str | None, typer.Option(help="Column of the levels of knowledge.")] = None,
+    reasoning: Annotated[str | None, typer.Option(help="Column of the levels of reasoning.")] = None,
+    overall: Annotated[str | None, typer.Option(help="Column of the overall levels.")] = None,
+    text_field: Annotated[str, typer.Option(help="Column of plain text rows.")] = "text",
+    group_column: Annotated[
+        str | None, typer.Option(help="Column of groups to hold out whole, as well as rows.")
+    ] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the rows to hold out.")] = 0.2,
+    max_length: Annotated[int, typer.Option(help="Prompts are cut to this many tokens.")] = 512,
+    num_train_epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 5,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Seed of heads, order and hold-out.")] = 0,
+    push_to_hub: Annotated[str | None, typer.Option(help="Hub id to publish to.")] = None,
+) -> None:
+    """Train a difficulty classifier on rows with levels, judge it on held-out rows, and write its card.
+
+    Without --knowledge, --reasoning and --overall the columns of these names are taken.
+    """
+    from .classifier import DEFAULT_ENCODER
+    from .classifier_card import summary
+    from .classifier_training import train_classifier
+
+    named = {"knowledge": knowledge, "reasoning": reasoning, "overall": overall}
+    classifier, figures = train_classifier(
+        load_rows(dataset, split),
+        output,
+        encoder=encoder or DEFAULT_ENCODER,
+        labels={name: column for name, column in named.items() if column} or None,
+        dataset_text_field=text_field,
+        group_column=group_column,
+        holdout=holdout,
+        max_length=max_length,
+        num_train_epochs=num_train_epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        typer.echo(summary(figures))
+        typer.echo(f"Classifier and card in {output}")
+        if push_to_hub:
+            typer.echo(f"Published: {classifier.push_to_hub(push_to_hub)}")
+
+
 def load_rows(name: str, split: str):
     """A dataset by Hub id, `save_to_disk` folder, or data file."""
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
@@ -191,7 +247,7 @@ def main() -> None:
     """Runs `diq`; an error is one line, without a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         typer.secho(f"diq: {error}", fg="red", err=True)
         sys.exit(1)
 

@@ -1,22 +1,23 @@
 """Sources of difficulty: how much knowledge and reasoning a row needs.
 
 A source is any object with a `fingerprint`, the dataset `columns` it reads, and a call that turns a [`RowBatch`] into
-one number a row.
+one number a row, or several: see [`DifficultySource`].
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from .classifier import UNNAMED, DifficultyClassifier
+from .digest import digest
 from .formats import IGNORE_INDEX, EncodedRow, RowEncoder, RowError
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """What a difficulty source may use.
+    """What a difficulty source may use. A `reusable` source gets `prepared` and `encoder` alone.
 
     Args:
         prepared (`list`):
@@ -32,10 +33,10 @@ class RowBatch:
     """
 
     prepared: Sequence[Any]
-    encoded: Sequence[EncodedRow]
-    losses: np.ndarray
+    encoded: Sequence[EncodedRow] | None
+    losses: np.ndarray | None
     encoder: RowEncoder
-    forward: Callable[[Sequence[EncodedRow]], np.ndarray]
+    forward: Callable[[Sequence[EncodedRow]], np.ndarray] | None
 
 
 class DifficultySource(Protocol):
@@ -44,6 +45,12 @@ class DifficultySource(Protocol):
     columns: tuple[str, ...]
     """Dataset columns it reads beside the row itself."""
 
+    extra_columns: tuple[str, ...]
+    """Columns it gives beside `difficulty`, to be had by `DIQScorer(extra_columns=...)`."""
+
+    reusable: bool
+    """Whether its scores are the same beside any scoring model and dear enough to be kept on disk for the next one."""
+
     @property
     def fingerprint(self) -> str:
         """Names everything that decides its scores."""
@@ -51,11 +58,45 @@ class DifficultySource(Protocol):
     def prepare(self, row: Mapping, encoder: RowEncoder) -> Any:
         """What it needs of one row. Raises [`RowError`] for a row it cannot score, before anything is computed."""
 
-    def __call__(self, batch: RowBatch) -> np.ndarray:
-        """Scores of shape `(rows,)`."""
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        """`difficulty` and the extra columns, each of shape `(rows,)`."""
 
 
-class IFDDifficulty:
+class _OfScoringModel:
+    """What sources share that look at the scoring model's own losses or tokens."""
+
+    columns = ()
+    extra_columns = ()
+    reusable = False
+
+
+class _OfAnswer(_OfScoringModel):
+    """Sources that need the loss of the answer alone, l(answer | prompt)."""
+
+    name: str
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> EncodedRow:
+        try:
+            return encoder.encode_answer(row)
+        except RowError as error:
+            raise RowError(
+                f"{self.name} cannot be taken: {error} Or name another source with `difficulty=`."
+            ) from error
+
+    def given_prompt(self, batch: RowBatch) -> np.ndarray:
+        losses = batch.losses.copy()
+        # Rows that are trained on their answer alone have this loss from the influence pass already.
+        missing = [
+            i
+            for i, (row, answer) in enumerate(zip(batch.encoded, batch.prepared, strict=True))
+            if not np.array_equal(row.labels, answer.labels)
+        ]
+        if missing:
+            losses[missing] = batch.forward([batch.prepared[i] for i in missing])
+        return losses
+
+
+class IFDDifficulty(_OfAnswer):
     """Instruction-following difficulty under the scoring model itself: l(answer | prompt) / l(answer).
 
     Above 1 the prompt does not help the model to predict the answer; far below 1 it gives the answer away. It needs
@@ -64,31 +105,45 @@ class IFDDifficulty:
     prompt they follow the BOS (else the EOS) token alone. Introduced as IFD in https://huggingface.co/papers/2308.12032.
     """
 
-    columns = ()
+    name = "IFD, the default difficulty,"
     fingerprint = "ifd-1"
 
-    def prepare(self, row: Mapping, encoder: RowEncoder) -> EncodedRow:
-        try:
-            return encoder.encode_answer(row)
-        except RowError as error:
-            raise RowError(
-                f"IFD, the default difficulty, cannot be taken: {error} Or name another source with `difficulty=`."
-            ) from error
-
-    def __call__(self, batch: RowBatch) -> np.ndarray:
-        answers = batch.prepared
-        given_prompt = batch.losses.copy()
-        # Rows that are trained on their answer alone have this loss from the influence pass already.
-        missing = [
-            i
-            for i, (row, answer) in enumerate(zip(batch.encoded, answers, strict=True))
-            if not np.array_equal(row.labels, answer.labels)
-        ]
-        if missing:
-            given_prompt[missing] = batch.forward([answers[i] for i in missing])
-        alone = batch.forward([_without_prompt(answer, batch.encoder) for answer in answers])
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        alone = batch.forward([_without_prompt(answer, batch.encoder) for answer in batch.prepared])
         with np.errstate(divide="ignore", invalid="ignore"):
-            return given_prompt / alone
+            return {"difficulty": self.given_prompt(batch) / alone}
+
+
+class LossDifficulty(_OfAnswer):
+    """Mean loss of the answer under the scoring model itself, given its prompt, in nats: l(answer | prompt).
+
+    It costs nothing where rows are trained on their answer alone. It measures how surprising the answer's *text* is to
+    this model, not how hard the question is: a wrong, garbled or oddly worded answer scores high, and a hard question
+    answered by a long fluent chain of thought scores low, since most of its tokens are easy to guess.
+    """
+
+    name = "The answer's loss"
+    fingerprint = "loss-1"
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": self.given_prompt(batch)}
+
+
+class NumTokensDifficulty(_OfScoringModel):
+    """Number of tokens of the row as it is trained on, cut to `max_length`.
+
+    Longer rows often hold longer reasoning, so it is a fair first guess within one source of data. It misleads where
+    rows are long for another reason (pasted context, a wordy writer), between sources that differ in style, and above
+    `max_length`, where all rows are the same. It is also tied to influence, which favours short rows.
+    """
+
+    fingerprint = "num-tokens-1"
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> None:
+        return None
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": np.array([len(row) for row in batch.encoded], dtype=float)}
 
 
 def _without_prompt(answer: EncodedRow, encoder: RowEncoder) -> EncodedRow:
@@ -112,6 +167,9 @@ class ColumnDifficulty:
             A column of numbers; larger is harder. A null stays unscored.
     """
 
+    extra_columns = ()
+    reusable = False  # nothing to save
+
     def __init__(self, column: str):
         self.column = column
         self.columns = (column,)
@@ -128,153 +186,104 @@ class ColumnDifficulty:
         except (TypeError, ValueError) as error:
             raise RowError(f"its difficulty column {self.column!r} holds {value!r}, not a number.") from error
 
-    def __call__(self, batch: RowBatch) -> np.ndarray:
-        return np.array(batch.prepared)
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": np.array(batch.prepared)}
 
 
 class ClassifierDifficulty:
-    """Expected level under a sequence-classification checkpoint, read from the row's prompt.
+    """Expected level under a [`DifficultyClassifier`], read from the row's prompt.
 
-    With n > 2 ordered classes the score is Σ k·p(k), k = 1..n; with two it is the probability of the harder one; a
-    regression head (one label) gives its value. The order of the classes is read from `id2label` where its names hold
-    numbers (`"LABEL_0"`, `"level 3"`, …) and has to be given otherwise.
+    It is as good as the labels the classifier learned from and as close to your rows as theirs were: look at its card
+    before you trust it on another domain. It sees no answer by default, so a spoiled answer leaves it unmoved.
+
+    `DIQScorer.score` keeps its scores on disk apart from the influence, so that scoring the same dataset with another
+    model does not run it again.
 
     Args:
-        model (`str`):
-            Hub id or folder of a sequence-classification checkpoint.
+        model (`str`, `Path` or [`DifficultyClassifier`]):
+            Hub id or folder of a sequence-classification checkpoint, or a loaded classifier. With n > 2 ordered
+            classes the score is Σ k·p(k), k = 1..n; with two it is the probability of the harder one; a regression
+            head (one label) gives its value.
+        perspective (`str`, *optional*):
+            The head that becomes `difficulty`; by default `"overall"`, or the only one. Every head named
+            `"knowledge"`, `"reasoning"` or `"overall"` is to be had as well, as `difficulty_<perspective>`.
         labels (`Sequence[str]`, *optional*):
-            The class names from easiest to hardest.
+            The class names from easiest to hardest, where they hold no numbers (`"LABEL_0"`, `"level 3"`, …).
         text (`str`, *optional*, defaults to `"prompt"`):
-            What is read: `"prompt"` or `"prompt+completion"`. What is over the checkpoint's length is cut off.
+            What is read: `"prompt"` or `"prompt+completion"`. The end is cut off where it is over the classifier's
+            length, so the answer goes before the question.
         revision (`str`, *optional*):
             Revision on the Hub.
         device (`str`, *optional*):
             Device; by default the accelerator if there is one.
-        per_device_batch_size (`int`, *optional*, defaults to `32`):
-            Rows in a forward pass.
 
     Raises:
-        `ValueError`: The order of the classes cannot be read.
+        `ValueError`: The order of the classes cannot be read, or there is no such perspective.
 
     Example:
 
     ```python
-    difficulty = ClassifierDifficulty("path/to/classifier", labels=["easy", "medium", "hard"])
-    diq_score = DIQScorer(model, validation, difficulty=difficulty)
+    difficulty = ClassifierDifficulty("path/to/classifier", perspective="reasoning")
+    diq_score = DIQScorer(model, validation, difficulty=difficulty, extra_columns=["difficulty_knowledge"])
     ```
     """
 
     columns = ()
+    reusable = True
 
     def __init__(
         self,
-        model: str,
+        model: Any,
+        perspective: str | None = None,
         labels: Sequence[str] | None = None,
         text: str = "prompt",
         revision: str | None = None,
         device: str | None = None,
-        per_device_batch_size: int = 32,
     ):
         if text not in ("prompt", "prompt+completion"):
             raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        from .digest import digest, model_digest, tokenizer_digest
-
+        if not isinstance(model, DifficultyClassifier):
+            model = DifficultyClassifier.from_pretrained(model, labels, revision=revision, device=device)
+        self.classifier = model
         self.text = text
-        self.per_device_batch_size = per_device_batch_size
-        self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        self.model = AutoModelForSequenceClassification.from_pretrained(model, revision=revision).eval()
-        self.order = class_order(self.model.config.id2label, labels)
-        positions = getattr(self.model.config, "max_position_embeddings", None) or 512
-        self.max_length = min(self.tokenizer.model_max_length, positions)
-        digests = model_digest(self.model), tokenizer_digest(self.tokenizer)
-        self.fingerprint = digest(["classifier-1", *digests, self.order, text, self.max_length])
-        if device is None:
-            accelerator = torch.accelerator.current_accelerator(check_available=True)
-            device = "cpu" if accelerator is None else accelerator.type
-        self.model.to(device)
+        self.perspective = model.main_perspective if perspective is None else perspective
+        if self.perspective not in model.heads:
+            wrong = "has no main one" if perspective is None else f"has no {perspective!r}"
+            raise ValueError(f"The classifier {wrong}: pass `perspective=`, one of {list(model.heads)}.")
+        self.fingerprint = digest(["classifier-source-1", model.fingerprint, text, self.perspective])
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        return tuple(f"difficulty_{name}" for name in self.classifier.heads if name != UNNAMED)
 
     def prepare(self, row: Mapping, encoder: RowEncoder) -> str:
         prompt, answer = encoder.texts(row)
         return prompt if self.text == "prompt" else f"{prompt}\n\n{answer}"
 
-    def __call__(self, batch: RowBatch) -> np.ndarray:
-        import torch
-
-        texts = batch.prepared
-        scores = np.full(len(texts), np.nan)
-        by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        with torch.no_grad():
-            for start in range(0, len(texts), self.per_device_batch_size):
-                picked = by_length[start : start + self.per_device_batch_size]
-                inputs = self.tokenizer(
-                    [texts[i] for i in picked],
-                    truncation=True,
-                    max_length=self.max_length,
-                    padding=True,
-                    return_tensors="pt",
-                ).to(self.model.device)
-                scores[picked] = self._expected(self.model(**inputs).logits.double()).cpu().numpy()
-        return scores
-
-    def _expected(self, logits):
-        if self.order is None:
-            return logits[:, 0]
-        probabilities = logits.softmax(dim=-1)[:, self.order]
-        if len(self.order) == 2:
-            return probabilities[:, 1]
-        return probabilities @ probabilities.new_tensor(range(1, len(self.order) + 1))
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        found = self.classifier(batch.prepared)
+        columns = {f"difficulty_{name}": levels.expected for name, levels in found.items() if name != UNNAMED}
+        return {"difficulty": found[self.perspective].expected, **columns}
 
 
-def class_order(id2label: Mapping[int, str], labels: Sequence[str] | None = None) -> list[int] | None:
-    """Class ids from easiest to hardest; `None` for a regression head.
-
-    Example:
-
-    ```python
-    >>> class_order({0: "level 5", 1: "level 1", 2: "level 3"})
-    [1, 2, 0]
-
-    ```
-    """
-    names = {int(i): str(name) for i, name in id2label.items()}
-    if labels is not None:
-        if sorted(labels) != sorted(names.values()):
-            raise ValueError(
-                f"`labels` {list(labels)} must be the checkpoint's own, in order: {list(names.values())}."
-            )
-        ids = {name: i for i, name in names.items()}
-        return [ids[label] for label in labels]
-    if len(names) == 1:
-        return None
-    numbers = {i: re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", name) for i, name in names.items()}
-    if any(len(found) != 1 for found in numbers.values()) or len({found[0] for found in numbers.values()}) < len(
-        names
-    ):
-        raise ValueError(
-            f"The order of the classes {list(names.values())} cannot be read from their names. Pass `labels=[...]`, "
-            "from easiest to hardest."
-        )
-    return sorted(names, key=lambda i: float(numbers[i][0]))
+NAMED = {"ifd": IFDDifficulty, "loss": LossDifficulty, "num_tokens": NumTokensDifficulty}
 
 
 def difficulty_source(value: Any) -> DifficultySource | None:
-    """The source a `difficulty=` argument names: `"ifd"`, `"column:NAME"`, a checkpoint, a source, or `None`."""
+    """The source a `difficulty=` argument names: of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`."""
     if value is None:
         return None
     if isinstance(value, str):
-        if value == "ifd":
-            return IFDDifficulty()
-        return (
-            ColumnDifficulty(value.removeprefix("column:"))
-            if value.startswith("column:")
-            else ClassifierDifficulty(value)
-        )
-    if isinstance(value, type) or not all(hasattr(value, name) for name in ("fingerprint", "columns", "prepare")):
+        if value in NAMED:
+            return NAMED[value]()
+        column = value.removeprefix("column:")
+        return ClassifierDifficulty(value) if column == value else ColumnDifficulty(column)
+    if isinstance(value, DifficultyClassifier):
+        return ClassifierDifficulty(value)
+    wanted = ("fingerprint", "columns", "extra_columns", "reusable", "prepare")
+    if isinstance(value, type) or not all(hasattr(value, name) for name in wanted):
         raise TypeError(
-            "`difficulty` must be 'ifd', 'column:NAME', a checkpoint or a source such as IFDDifficulty(), got "
-            f"{value!r}."
+            "`difficulty` must be 'ifd', 'loss', 'num_tokens', 'column:NAME', a checkpoint or a source such as "
+            f"IFDDifficulty(), got {value!r}."
         )
     return value

@@ -209,7 +209,7 @@ class RowEncoder:
                 decode(encoded.input_ids[trained], skip_special_tokens=True),
             )
         if "prompt" in row:
-            prompt, answer = row["prompt"], row.get("completion")
+            prompt, answer = row["prompt"], row.get("completion", "")
         elif "messages" in row:
             messages = row["messages"]
             _check_messages(messages, "messages")

@@ -20,10 +20,8 @@ def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict
             model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
         else:
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        if accelerator is not None and "device_map" not in kwargs:
-            local_rank = int(os.environ.get("LOCAL_RANK", 0))  # of a launcher's process
-            model.to(torch.device(accelerator.type, local_rank % torch.accelerator.device_count()))
+        if "device_map" not in kwargs:
+            model.to(preferred_device())
     elif model_init_kwargs:
         raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
     else:
@@ -35,6 +33,14 @@ def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict
         processing_class = AutoTokenizer.from_pretrained(name, **source)
     # Processors of multimodal models hold the tokenizer that text rows need.
     return model, getattr(processing_class, "tokenizer", processing_class)
+
+
+def preferred_device() -> torch.device:
+    """The accelerator if there is one, of several this launched process's own; else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)) % torch.accelerator.device_count())
 
 
 def preferred_dtype() -> torch.dtype:

@@ -1,5 +1,6 @@
 """`DIQScorer`: difficulty and influence as columns, through `datasets.map`."""
 
+import contextlib
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,8 +46,9 @@ class DIQScorer:
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer; by default the model's own.
         difficulty (`str` or [`~diq_hf.difficulty.DifficultySource`], *optional*, defaults to `"ifd"`):
-            `"ifd"` (under the model itself, no set-up), `"column:NAME"`, a sequence-classification checkpoint (Hub id
-            or folder), a source such as [`ClassifierDifficulty`], or `None` for influence alone.
+            `"ifd"`, `"loss"` or `"num_tokens"` (under the model itself, no set-up), `"column:NAME"`, a
+            sequence-classification checkpoint (Hub id or folder), a source such as [`ClassifierDifficulty`], or `None`
+            for influence alone.
         target_modules (`str` or `list[str]`, *optional*):
             Linear modules whose weights are scored, named as in [`~peft.LoraConfig`]; by default the attention's q, k
             and v. A PEFT model is scored by its trainable parameters instead.
@@ -69,7 +71,8 @@ class DIQScorer:
         projection_seed (`int`, *optional*, defaults to `0`):
             Seed of the projection.
         extra_columns (`Sequence[str]`, *optional*):
-            Further columns to add: `"loss"` (the row's mean loss, nats) and `"num_tokens"` (its tokens).
+            Further columns to add: `"loss"` (the row's mean loss, nats), `"num_tokens"` (its tokens) and, of a
+            classifier, `"difficulty_knowledge"`, `"difficulty_reasoning"` and `"difficulty_overall"`.
         max_tokens_per_batch (`int`, *optional*):
             Tokens in a forward pass, padding counted; halved by itself when memory runs out. By default 2048 on a CPU
             and 16384 elsewhere. Scores do not depend on it.
@@ -131,12 +134,13 @@ class DIQScorer:
     ):
         if on_bad_row not in ("raise", "null"):
             raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
-        if unknown := sorted(set(extra_columns) - set(EXTRA_COLUMNS)):
-            raise ValueError(f"`extra_columns` {unknown} are unknown; choose from {list(EXTRA_COLUMNS)}.")
         groups = validation_groups(validation, group_column)
+        self.difficulty = difficulty_source(difficulty)
+        known = [*EXTRA_COLUMNS, *(self.difficulty.extra_columns if self.difficulty else ())]
+        if unknown := sorted(set(extra_columns) - set(known)):
+            raise ValueError(f"`extra_columns` {unknown} are unknown; choose from {known}.")
         self.model, self.processing_class = load_model(model, processing_class, model_init_kwargs)
         self.engine = InfluenceEngine(self.model, target_modules, max_tokens_per_batch)
-        self.difficulty = difficulty_source(difficulty)
         self.encoder = RowEncoder(
             self.processing_class,
             max_length=max_length,
@@ -269,14 +273,45 @@ class DIQScorer:
             self._model_digest(again=True)
         return self._score_batch(values, indices)
 
-    def score_batch(self, examples: Mapping[str, Sequence], indices: Sequence[int] | None = None) -> dict:
-        """Scores columns of rows, as a call does where a batch cannot be mistaken for a row."""
-        return self._score_batch(self._read(examples), indices)
+    def score_batch(
+        self,
+        examples: Mapping[str, Sequence],
+        indices: Sequence[int] | None = None,
+        difficulties: Mapping[str, np.ndarray] | None = None,
+    ) -> dict:
+        """Scores columns of rows, as a call does where a batch cannot be mistaken for a row.
 
-    def _score_batch(self, values: dict, indices: Sequence[int] | None) -> dict[str, np.ndarray]:
-        size = len(next(iter(values.values())))
-        rows = [{name: column[i] for name, column in values.items()} for i in range(size)]
-        return self._score(rows, [None] * size if indices is None else list(indices))
+        `difficulties` are the rows' [`~DIQScorer.difficulties`] where they are known already.
+        """
+        return self._score_batch(self._read(examples), indices, difficulties)
+
+    def difficulty_recipe(self, column_names: Iterable[str]) -> str | None:
+        """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
+        if self.difficulty is None or not self.difficulty.reusable:
+            return None
+        recipe = ["difficulty-1", self.difficulty.fingerprint, self.encoder.dataset_text_field]
+        if "input_ids" in column_names:  # the text of token ids is the tokenizer's
+            recipe += [self.encoder.settings, tokenizer_digest(self.processing_class)]
+        return digest(recipe)
+
+    def difficulties(self, examples: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """A reusable source's columns on rows. One that it cannot read gets NaN here and is refused when scored."""
+        rows = _rows(self._read(examples))
+        prepared = {}
+        for i, row in enumerate(rows):
+            with contextlib.suppress(RowError):
+                prepared[i] = self.difficulty.prepare(row, self.encoder)
+        found = self.difficulty(RowBatch(list(prepared.values()), None, None, self.encoder, None))
+        columns = {name: np.full(len(rows), np.nan) for name in found}
+        for name, values in found.items():
+            columns[name][list(prepared)] = values
+        return columns
+
+    def _score_batch(
+        self, values: dict, indices: Sequence[int] | None, difficulties: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        rows = _rows(values)
+        return self._score(rows, [None] * len(rows) if indices is None else list(indices), difficulties)
 
     def _read(self, examples: Mapping) -> dict:
         """The columns that scores depend on; no other is decoded."""
@@ -294,7 +329,9 @@ class DIQScorer:
                 "difficulty with `difficulty='column:difficulty'`."
             )
 
-    def _score(self, rows: list[dict], indices: list[int | None]) -> dict[str, np.ndarray]:
+    def _score(
+        self, rows: list[dict], indices: list[int | None], difficulties: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
         encoded: list[EncodedRow] = []
         prepared: list[Any] = []
         kept: list[int] = []
@@ -322,9 +359,11 @@ class DIQScorer:
                             "dtype (fp16 overflows where bf16 and fp32 do not)."
                         )
                     )
-            if self.difficulty is not None:
+            if difficulties is not None:
+                found |= {name: values[kept] for name, values in difficulties.items()}
+            elif self.difficulty is not None:
                 batch = RowBatch(prepared, encoded, found["loss"], self.encoder, self._forward)
-                found["difficulty"] = self.difficulty(batch)
+                found |= self.difficulty(batch)
             unscored = ~(np.isfinite(found["influence"]) & np.isfinite(found["loss"]))
             for name, values in found.items():
                 values = np.array(values, dtype=float)
@@ -409,6 +448,11 @@ def _revive(fingerprint: str) -> DIQScorer:
         # The forked copy of the thread pool has no threads; waiting for one would never end.
         torch.set_num_threads(1)
     return scorer
+
+
+def _rows(values: dict) -> list[dict]:
+    size = len(next(iter(values.values())))
+    return [{name: column[i] for name, column in values.items()} for i in range(size)]
 
 
 def _is_batched(examples: Mapping, text_field: str) -> bool:

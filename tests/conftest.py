@@ -15,6 +15,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BertConfig,
+    BertModel,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -25,6 +27,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    ModernBertConfig,
+    ModernBertModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -81,6 +85,15 @@ def make_model(name: str = "llama", dtype: torch.dtype = torch.float32, seed: in
     model = MODELS[name]().to(dtype)
     torch.random.set_rng_state(state)
     return model
+
+
+def make_encoder(name: str = "bert"):
+    sizes = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+    sizes |= {"num_hidden_layers": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    if name == "bert":
+        return BertModel(BertConfig(**sizes, max_position_embeddings=128))
+    return ModernBertModel(ModernBertConfig(**sizes, max_position_embeddings=1024, cls_token_id=1, sep_token_id=2))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_encoder, make_model
 from datasets import Dataset, DatasetDict
 
-from diq_hf import DIQScorer
+from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.files import load_tensors, save_tensors
 from diq_hf.influence import Direction
 
@@ -99,6 +99,62 @@ def test_validation_gradient_is_paid_for_once(make_scorer, dataset, tmp_path):
     other = make_scorer(difficulty=None)
     other.engine.validation_gradient = None
     assert len(other.score(dataset.select([3, 1]), cache_dir=tmp_path)) == 2
+
+
+@pytest.fixture
+def make_source(tokenizer, tmp_path):
+    """A classifier with a head for each perspective, whose texts are counted."""
+    make_encoder().save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    torch.manual_seed(0)
+    DifficultyClassifier.from_encoder(tmp_path / "encoder").save_pretrained(tmp_path / "classifier")
+
+    def make(perspective=None):
+        source = ClassifierDifficulty(str(tmp_path / "classifier"), perspective)
+        real, source.read = source.classifier.encode, []
+        source.classifier.encode = lambda texts: (source.read.extend(texts), real(texts))[1]
+        return source
+
+    return make
+
+
+def test_classifier_runs_once_for_all_models(make_scorer, make_source, dataset, tmp_path):
+    first, second, other = make_source(), make_source(), make_source("reasoning")
+    scorer = make_scorer(difficulty=first)
+    scored = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
+    assert len(first.read) == len(dataset)
+    assert scored["difficulty"][:] == dataset.map(make_scorer(difficulty=make_source()), batched=True)["difficulty"][:]
+    # Another model and another perspective as a column: the influence is new, the classifier is not asked again.
+    again = make_scorer(make_model(seed=1), difficulty=second, extra_columns=["difficulty_knowledge"])
+    rescored = again.score(dataset, chunk_size=2, cache_dir=tmp_path)
+    assert again.scored == [2, 2, 2, 1] and second.read == []
+    assert rescored["difficulty"][:] == scored["difficulty"][:]
+    assert rescored["influence"][:] != scored["influence"][:]
+    assert rescored["difficulty_knowledge"][:] != scored["difficulty"][:]
+    # Another main perspective is another source, and other rows are other scores.
+    make_scorer(difficulty=other).score(dataset, chunk_size=2, cache_dir=tmp_path)
+    make_scorer(difficulty=second).score(dataset.select([0]), chunk_size=2, cache_dir=tmp_path)
+    assert len(other.read) == len(dataset) and len(second.read) == 1
+
+
+def test_token_ids_are_read_by_their_own_tokenizer(make_scorer, make_source, dataset, tokenizer):
+    scorer = make_scorer(difficulty=make_source())
+    other = make_scorer(difficulty=make_source(), max_length=200)
+    assert scorer.difficulty_recipe(["messages"]) == other.difficulty_recipe(["messages"])
+    assert scorer.difficulty_recipe(["input_ids"]) != other.difficulty_recipe(["input_ids"])
+    assert make_scorer().difficulty_recipe(["messages"]) is None
+
+
+def test_difficulty_of_rows_the_model_cannot_take(make_scorer, make_source, dataset, tmp_path):
+    """What one model refuses another may take, so its difficulty is kept all the same."""
+    long = dataset[0] | {"prompt": [{"role": "user", "content": "Why? " * 60}]}
+    rows = Dataset.from_list([dataset[1], long])
+    settings = {"on_bad_row": "null", "difficulty": make_source()}
+    short = make_scorer(max_length=40, **settings).score(rows, cache_dir=tmp_path)
+    assert np.isnan(short["difficulty"][1]) and not np.isnan(short["difficulty"][0])
+    whole = make_scorer(max_length=400, **settings).score(rows, cache_dir=tmp_path)
+    assert not np.isnan(whole["difficulty"][1])
+    assert len(settings["difficulty"].read) == 2
 
 
 def test_another_model_shares_nothing(make_scorer, dataset, tmp_path):

@@ -7,12 +7,16 @@ from conftest import SENTENCES, chat, make_model, make_tokenizer
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from diq_hf import ClassifierDifficulty, ColumnDifficulty, DIQScorer, IFDDifficulty
-from diq_hf.difficulty import class_order, difficulty_source
+from diq_hf import ClassifierDifficulty, ColumnDifficulty, DifficultyClassifier, DIQScorer, IFDDifficulty
+from diq_hf.difficulty import LossDifficulty, NumTokensDifficulty, difficulty_source
 from diq_hf.formats import RowError
 
 
 A, B, C, D = SENTENCES
+
+
+def fp32(folder, **kwargs):
+    return DifficultyClassifier.from_pretrained(folder, dtype=torch.float32, **kwargs)
 
 
 def plain_loss(model, ids, labels=None):
@@ -86,7 +90,7 @@ def test_column(tokenizer, validation, pool):
 def test_classifier_gives_the_expected_level(classifier_folder, tokenizer, validation):
     # Written out of order on purpose: id 0 is level 3.
     folder = classifier_folder({0: "level 3", 1: "level 1", 2: "level 5", 3: "level 2", 4: "level 4"})
-    source = ClassifierDifficulty(folder, per_device_batch_size=2)
+    source = ClassifierDifficulty(fp32(folder))
     rows = Dataset.from_list([chat(question, "Yes.") for question in (A, "Why?", C, B * 4)])
     scored = rows.map(DIQScorer(make_model(), validation, tokenizer, difficulty=source), batched=True)
     model = BertForSequenceClassification.from_pretrained(folder).eval()
@@ -111,13 +115,72 @@ def test_classifier_text(classifier_folder, tokenizer, validation):
         ClassifierDifficulty(folder, text="answer")
 
 
-def test_binary_classifier_gives_the_probability_of_the_harder_class(classifier_folder):
+def test_binary_classifier_gives_the_probability_of_the_harder_class(classifier_folder, tokenizer, validation):
     folder = classifier_folder({0: "reasoning", 1: "knowledge"})
     with pytest.raises(ValueError, match=r"cannot be read.*Pass `labels"):
         ClassifierDifficulty(folder)
-    source = ClassifierDifficulty(folder, labels=["knowledge", "reasoning"])
-    logits = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
-    assert float(source._expected(logits)) == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))
+    source = ClassifierDifficulty(fp32(folder, labels=["knowledge", "reasoning"]))
+    assert source.extra_columns == ()
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=source)
+    found = scorer({name: [value] for name, value in chat(A, B).items()})["difficulty"]
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        p = model(**tokenizer(A, return_tensors="pt")).logits.softmax(-1)[0]
+    assert found == pytest.approx(float(p[0]), rel=1e-4)
+
+
+@pytest.fixture
+def three_heads(classifier_folder):
+    return classifier_folder({5 * i + k: f"{name} {k + 1}" for i, name in enumerate(HEADS) for k in range(5)})
+
+
+HEADS = ("knowledge", "reasoning", "overall")
+
+
+def test_perspectives_as_columns(three_heads, tokenizer, validation):
+    rows = Dataset.from_list([chat(question, "Yes.") for question in (A, "Why?", C)])
+    columns = [f"difficulty_{name}" for name in HEADS]
+    found = {}
+    for perspective in (None, "reasoning"):
+        source = ClassifierDifficulty(fp32(three_heads), perspective)
+        scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=source, extra_columns=columns)
+        found[perspective] = rows.map(scorer, batched=True)
+    model = BertForSequenceClassification.from_pretrained(three_heads).eval()
+    for i, row in enumerate(rows):
+        with torch.no_grad():
+            logits = model(**tokenizer(row["prompt"][0]["content"], return_tensors="pt")).logits[0]
+        for head, column in enumerate(columns):
+            p = torch.softmax(logits[5 * head : 5 * head + 5], 0)
+            expected = sum((k + 1) * float(p[k]) for k in range(5))
+            assert found[None][i][column] == pytest.approx(expected, rel=1e-4)
+    assert found[None]["difficulty"][:] == found[None]["difficulty_overall"][:]
+    assert found["reasoning"]["difficulty"][:] == found[None]["difficulty_reasoning"][:]
+    with pytest.raises(ValueError, match=r"no 'ethics'.*'knowledge', 'reasoning', 'overall'"):
+        ClassifierDifficulty(three_heads, "ethics")
+    with pytest.raises(ValueError, match=r"difficulty_overall.*are unknown"):
+        DIQScorer(make_model(), validation, tokenizer, extra_columns=["difficulty_overall"])
+
+
+def test_classifier_without_a_main_head(classifier_folder):
+    folder = classifier_folder({0: "knowledge 1", 1: "knowledge 2", 2: "reasoning 1", 3: "reasoning 2"})
+    with pytest.raises(ValueError, match="no main one: pass `perspective="):
+        ClassifierDifficulty(folder)
+
+
+def test_loss_and_num_tokens(tokenizer, validation):
+    row = chat(A, B)
+    batch = {name: [value] for name, value in row.items()}
+    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+    whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
+    given = plain_loss(make_model(), whole, [-100] * len(prompt) + whole[len(prompt) :])
+    # Trained whole or on the answer alone: the difficulty is the answer's.
+    for settings in ({}, {"completion_only_loss": False}):
+        scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="loss", **settings)
+        assert scorer(batch)["difficulty"] == pytest.approx(given, rel=1e-4)
+    cut = DIQScorer(make_model(), validation, tokenizer, difficulty="num_tokens", max_length=len(whole) - 3)
+    assert cut(batch)["difficulty"] == len(whole) - 3
+    with pytest.raises(RowError, match="The answer's loss cannot be taken"):
+        DIQScorer(make_model(), validation, tokenizer, difficulty="loss")({"text": [A]})
 
 
 def test_fingerprint_of_a_classifier(classifier_folder):
@@ -127,33 +190,10 @@ def test_fingerprint_of_a_classifier(classifier_folder):
     assert ClassifierDifficulty(classifier_folder(id2label, seed=1)).fingerprint != first
 
 
-@pytest.mark.parametrize(
-    ("id2label", "labels", "expected"),
-    [
-        ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, None, [0, 1, 2]),
-        ({0: "5 stars", 1: "1 star", 2: "10 stars"}, None, [1, 0, 2]),
-        ({0: "-1", 1: "-2", 2: "0"}, None, [1, 0, 2]),
-        ({0: "level-1", 1: "level-2", 2: "level-3"}, None, [0, 1, 2]),
-        ({0: "score"}, None, None),
-        ({0: "hard", 1: "easy"}, ["easy", "hard"], [1, 0]),
-    ],
-)
-def test_class_order(id2label, labels, expected):
-    assert class_order(id2label, labels) == expected
-
-
-@pytest.mark.parametrize(
-    ("id2label", "labels"),
-    [({0: "easy", 1: "hard"}, None), ({0: "1", 1: "level 1"}, None), ({0: "a", 1: "b"}, ["a", "c"])],
-)
-def test_class_order_is_never_guessed(id2label, labels):
-    with pytest.raises(ValueError, match="`labels"):
-        class_order(id2label, labels)
-
-
 def test_sources_by_name(classifier_folder):
     assert difficulty_source(None) is None
-    assert isinstance(difficulty_source("ifd"), IFDDifficulty)
+    for name, source in (("ifd", IFDDifficulty), ("loss", LossDifficulty), ("num_tokens", NumTokensDifficulty)):
+        assert isinstance(difficulty_source(name), source)
     assert isinstance(difficulty_source(classifier_folder({0: "1", 1: "2"})), ClassifierDifficulty)
     for wrong in (3, IFDDifficulty, lambda rows: rows):
         with pytest.raises(TypeError, match="`difficulty` must be"):
