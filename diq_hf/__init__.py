@@ -17,6 +17,9 @@ _ROOMS = {
     "ClassifierDifficulty": "difficulty",
     "IFDDifficulty": "difficulty",
     "projected_influence": "projections",
+    "push_subset": "hub",
+    "load_subset": "hub",
+    "verify_subset": "hub",
 }
 
 __all__ = ["__version__", *_ROOMS]

@@ -1,0 +1,1 @@
+"""Card templates for what is published on the Hub."""
