@@ -119,7 +119,10 @@ def differences(selection: Mapping, scores: Any | None, subset: Any) -> list[str
             found += _different_rows("the subset", score_columns(subset, ["quadrant"]), {"quadrant": codes})
         return found
     bare = scores.remove_columns([name for name in DERIVED if name in scores.column_names])
-    pool, chosen, derived = derive_selection(bare, selection)
+    try:
+        pool, chosen, derived = derive_selection(bare, selection)
+    except ValueError as error:
+        return [f"the selection cannot be derived: {error}"]
     found = _different_facts(selection, derived)
     found += _different_rows("the pool's scores", score_columns(scores, DERIVED), score_columns(pool, DERIVED))
     names = (*SCORES[:2], *DERIVED)

@@ -42,30 +42,28 @@ class Refused(Exception):
 
 
 class Hub:
-    """The server, on a free port of this machine: `with Hub() as hub: hub.url`."""
+    """The server, on a port of this machine. `check_card` says what is wrong with a card's head."""
 
-    def __init__(self, check_card: Callable[[str], list[str]] | None = None):
+    def __init__(self, port: int = 0):
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
-        self.lfs: set[str] = set()
         self.requests: list[str] = []
         self.faults: list[dict] = []
-        self.check_card = check_card or (lambda text: [])
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def __enter__(self) -> "Hub":
+    def start(self, check_card: Callable[[str], list[str]] = lambda text: []) -> None:
+        self.check_card = check_card
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.server.shutdown()
 
     def fault(self, request: str = "", times: int = 1, skip: int = 0, **what) -> None:
-        """Arms a fault for requests that match a pattern: `status=500`, `drop=True` (half of the body is read and the
-        connection cut), `lose=True` (the request is carried out, its answer is not sent), `kill=pid` (SIGKILL, before
-        anything is done) or `call=function` (something else happens first)."""
+        """Makes the next requests that match a pattern go wrong.
+
+        `status=500` answers so; `drop=True` reads half of the body and cuts the connection; `lose=True` carries the
+        request out and cuts the connection instead of answering; `kill=pid_of` kills a process, before anything is
+        done; `call=function` lets something else happen first.
+        """
         self.faults.append({"request": request, "times": times, "skip": skip, **what})
 
     def next_fault(self, request: str) -> dict:
@@ -109,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(request)
             fault = self.hub.next_fault(request)
         if "kill" in fault:
-            os.kill(fault["kill"], signal.SIGKILL)
+            os.kill(fault["kill"](), signal.SIGKILL)
         if "kill" in fault or "drop" in fault:
             self.rfile.read(length // 2)
             self.close_connection = True
