@@ -10,9 +10,6 @@ from typing import Annotated, Any
 import typer
 
 
-# Beside the data in a folder that `diq score` or `diq select` wrote: how it was made, for `diq push`.
-RECIPE = "diq_recipe.json"
-
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -177,6 +174,8 @@ def verify(
 
 def save(rows: Any, folder: Path, recipe: dict) -> None:
     """Saves rows with their recipe beside them; an earlier recipe is never left beside other rows."""
+    from .names import RECIPE
+
     (folder / RECIPE).unlink(missing_ok=True)
     rows.save_to_disk(folder)
     (folder / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -184,6 +183,8 @@ def save(rows: Any, folder: Path, recipe: dict) -> None:
 
 def load_recipe(folder: str) -> dict | None:
     """The recipe that [`save`] left, if there is one."""
+    from .names import RECIPE
+
     path = Path(folder) / RECIPE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -4,6 +4,7 @@ A push is one commit. Data, card, pictures and recipe become visible together or
 what a killed push has uploaded belongs to no commit, and is found again by the next.
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -116,6 +117,11 @@ def push_subset(
     recipe = dict(recipe or {})
     subset, pool, recipe["selection"] = _checked(subset, scored, recipe.get("selection"), config_name == WHOLE)
     config_name = config_name or _config_name(recipe["selection"])
+    if not re.fullmatch(r"[\w.-]+", config_name) or config_name == "data" or config_name.endswith("_scores"):
+        raise ValueError(
+            f"`config_name` is {config_name!r}. Use letters, digits, '_', '.' and '-'; 'data' and names that end in "
+            "'_scores' are taken."
+        )
     refuse_private(recipe, token if isinstance(token, str) else None)
     api = _api(token)
     repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
@@ -123,7 +129,7 @@ def push_subset(
     with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
         publication = Publication(Path(folder), config_name, subset, pool, recipe)
         try:
-            _make_ready(api, repo_id, private, revision)
+            _make_ready(api, repo_id, private, None if create_pr else revision)
             for attempt in range(1, ATTEMPTS + 1):
                 present = Repository(api, repo_id, revision)
                 readme = publication.readme(repo_id, present.readme, present.files, metadata)
@@ -292,11 +298,11 @@ def _metadata(
         )
     model = recipe.get("model") or {}
     return {
-        "language": language,
+        "language": [language] if isinstance(language, str) else language,
         "license": license,
         "size_categories": [size_category(num_rows)],
         "source_datasets": sources or None,
-        "base_model": model["name"] if model.get("on_hub") else None,
+        "base_model": [model["name"]] if model.get("on_hub") else None,
         "tags": TAGS,
     }
 

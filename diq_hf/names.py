@@ -1,10 +1,14 @@
-"""Names of models and datasets as others may read them."""
+"""Names of models, datasets and files as others may read them."""
 
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+
+# How rows were scored and selected: in a folder of `diq score` or `diq select`, and in a published configuration.
+RECIPE = "diq_recipe.json"
 
 
 def public_name(name: str | Path | None) -> dict[str, Any]:

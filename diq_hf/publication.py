@@ -13,6 +13,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from .names import RECIPE
 from .proof import scores_alone
 from .subset_card import draw_selection, merge_card, render_card
 
@@ -49,7 +50,7 @@ class Publication:
         self.recipe = dict(recipe) | {"files": digests}
         self.recipe["digest"] = recipe_digest(self.recipe)
         self.figures = draw_selection(pool, subset, recipe["selection"], folder)
-        recorded = folder / "recipe.json"
+        recorded = folder / RECIPE
         recorded.write_text(json.dumps(self.recipe, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         self.paths |= {f"{config_name}/{file.name}": file for file in (recorded, *self.figures)}
 
@@ -96,7 +97,7 @@ class Publication:
         infos = [infos] if isinstance(infos, dict) else infos
         files = set(files)
         ours = {self.config_name, f"{self.config_name}_scores"}
-        if any(config["config_name"] in ours for config in configs) and f"{self.config_name}/recipe.json" not in files:
+        if any(config["config_name"] in ours for config in configs) and f"{self.config_name}/{RECIPE}" not in files:
             raise ValueError(
                 f"{repo_id} has a configuration {self.config_name!r} that was not published by `push_subset`. Choose "
                 "another `config_name`."

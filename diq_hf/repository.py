@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from huggingface_hub import DatasetCard, HfApi
 
+from .names import RECIPE
 from .proof import DERIVED, SCORES
 from .publication import file_digest, recipe_digest
 
@@ -21,7 +22,7 @@ class Repository:
         info = api.repo_info(repo_id, repo_type="dataset", revision=revision)
         self.sha, self.files = info.sha, sorted(sibling.rfilename for sibling in info.siblings)
         self.readme = self.path("README.md").read_bytes().decode("utf-8-sig") if "README.md" in self.files else None
-        self.subsets = [path.removesuffix("/recipe.json") for path in self.files if path.endswith("/recipe.json")]
+        self.subsets = [path.removesuffix(f"/{RECIPE}") for path in self.files if path.endswith(f"/{RECIPE}")]
 
     def path(self, file: str) -> Path:
         """The file here, downloaded if need be."""
@@ -33,13 +34,13 @@ class Repository:
                 f"{self.repo_id} has no subset {config_name!r} that was published by `push_subset`. It has "
                 f"{self.subsets}."
             )
-        return json.loads(self.path(f"{config_name}/recipe.json").read_text(encoding="utf-8"))
+        return json.loads(self.path(f"{config_name}/{RECIPE}").read_text(encoding="utf-8"))
 
     def changed_files(self, config_name: str, recipe: Mapping) -> list[str]:
         """Where files are not those of the recipe, one sentence each."""
         found = []
         if recipe_digest(recipe) != recipe["digest"]:
-            found.append("recipe.json was changed: its digest differs")
+            found.append(f"{RECIPE} was changed: its digest differs")
         present = {file for file in self.files if file.startswith(f"{config_name}/") and file.endswith(".parquet")}
         if present != set(recipe["files"]):
             found.append(f"the data files are {sorted(present)}, the recipe names {sorted(recipe['files'])}")

@@ -1,8 +1,9 @@
 """The card of a published subset: computed facts, a picture of them, and the README they are put into."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def render_card(
         config (`str`):
             Configuration of the subset.
         recipe (`dict`):
-            As it is published in `recipe.json`: the scorer's facts, `selection`, `files` and `digest`.
+            As it is published in `diq_recipe.json`: the scorer's facts, `selection`, `files` and `digest`.
         metadata (`DatasetCardData`):
             The YAML head.
         figures (`Sequence[str]`):
@@ -53,7 +54,7 @@ def render_card(
         title=repo_id.split("/")[-1],
         repo_id=repo_id,
         config=config,
-        heading=_heading(selection),
+        heading=_heading(config, selection),
         recipe=recipe,
         selection=selection,
         pool_given=selection["strategy"] is None or f"{config}_scores" in configs,
@@ -69,17 +70,19 @@ def render_card(
 def number_rows(recipe: Mapping) -> tuple[list[str], list[str], str]:
     """The card's numbers as lines of its tables, which is how they are found again to be verified."""
     selection = recipe["selection"]
-    pool, subset = selection.get("pool"), selection["subset"]
+    pool, subset, whole = selection.get("pool"), selection["subset"], selection["strategy"] is None
 
-    def line(name: str, meaning: str, key: str) -> str:
-        return f"| {name} | {meaning} | {f'{pool[key]:,}' if pool else 'not given'} | {subset[key]:,} |"
+    def line(name: str, meaning: str, counts: Callable[[Mapping], int]) -> str:
+        of_pool = f"{counts(pool):,}" if pool else "not given"
+        of_subset = "" if whole else f" {counts(subset):,} |"
+        return f"| {name} | {meaning} | {of_pool} |{of_subset}"
 
-    quadrants = [line(name, NAMES[name], name) for name in QUADRANTS]
-    if pool:
-        unscored = pool["rows"] - sum(pool[name] for name in QUADRANTS)
-        of_subset = subset["rows"] - sum(subset[name] for name in QUADRANTS)
-        quadrants += [f"| none | without both scores | {unscored:,} | {of_subset:,} |"] if unscored else []
-    quadrants.append(line("all", "", "rows"))
+    def unscored(counts: Mapping) -> int:
+        return counts["rows"] - sum(counts[name] for name in QUADRANTS)
+
+    quadrants = [line(name, NAMES[name], itemgetter(name)) for name in QUADRANTS]
+    quadrants += [line("none", "without both scores", unscored)] if pool and unscored(pool) else []
+    quadrants.append(line("all", "", itemgetter("rows")))
     thresholds = []
     for name in ("difficulty", "influence"):
         value = selection.get(f"{name}_threshold")
@@ -93,14 +96,16 @@ def different_numbers(readme: str, config: str, recipe: Mapping) -> list[str]:
     section = _section(readme, config)
     if section is None:
         return [f"README.md has no section between the markers {' and '.join(_markers(config))}"]
-    said = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("| ")}
+    lines = [" ".join(line.split()) for line in section.splitlines()]
     quadrants, thresholds, digest = number_rows(recipe)
-    expected = {line.split("|")[1].strip(): line for line in [*quadrants, *thresholds, digest]}
-    return [
-        f"the card says {said.get(name, 'nothing')!r} where it should say {line!r}"
-        for name, line in expected.items()
-        if " ".join(said.get(name, "").split()) != " ".join(line.split())
-    ]
+    found = []
+    for expected in (_heading(config, recipe["selection"]), *quadrants, *thresholds, digest):
+        expected = " ".join(expected.split())
+        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else "## "
+        said = [line for line in lines if line.startswith(begins)]
+        if said != [expected]:
+            found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")
+    return found
 
 
 def merge_card(readme: str | None, card: DatasetCard, config: str) -> str:
@@ -170,11 +175,11 @@ def size_category(num_rows: int) -> str:
     return f"{bounds[power - 4]}<n<{bounds[power - 3]}" if power <= 12 else "n>1T"
 
 
-def _heading(selection: Mapping) -> str:
+def _heading(config: str, selection: Mapping) -> str:
     rows, pool = selection["subset"]["rows"], selection.get("pool")
     if selection["strategy"] is None:
-        return f"all {rows:,} rows, scored"
-    return f"{rows:,} of {pool['rows']:,} rows" if pool else f"{rows:,} rows"
+        return f"## `{config}`: all {rows:,} rows, scored"
+    return f"## `{config}`: {rows:,} of {pool['rows']:,} rows" if pool else f"## `{config}`: {rows:,} rows"
 
 
 def _made_by(recipe: Mapping) -> list[tuple[str, str]]:
@@ -194,7 +199,7 @@ def _made_by(recipe: Mapping) -> list[tuple[str, str]]:
         facts.append((name, f"{group['rows']:,} rows, digest `{group['digest']}`"))
     modules = sorted({re.sub(r"\.\d+\.", ".\\*.", name) for name in recipe["modules"]})
     facts.append(("φ, the scored weights", f"{len(recipe['modules'])} modules: {', '.join(modules)}"))
-    facts.append(("settings", ", ".join(f"{name} {value}" for name, value in recipe["settings"].items())))
+    facts.append(("settings", ", ".join(f"`{name}={value}`" for name, value in recipe["settings"].items())))
     if difficulty := recipe["difficulty"]:
         named = f" {_named(difficulty['model'])}" if "model" in difficulty else ""
         facts.append(("difficulty", f"{difficulty['source']}{named}, `{difficulty['fingerprint']}`"))
@@ -243,12 +248,14 @@ def draw_selection(pool: Any | None, subset: Any, selection: Mapping, folder: Pa
         edges = None
         for color, (label, scores) in zip((COLORS["Q4"], COLORS["Q1"]), columns.items(), strict=False):
             values = scores[name][np.isfinite(scores[name])]
-            edges = np.histogram_bin_edges(values, bins=40) if edges is None else edges
+            bins = int(np.clip(np.sqrt(len(values)), 8, 40))
+            edges = np.histogram_bin_edges(values, bins) if edges is None else edges
             axes.hist(values, edges, color=color, label=f"{label} ({len(values):,})")
         if thresholds[name] is not None:
             axes.axvline(thresholds[name], color="black", linewidth=0.8, linestyle=":")
         axes.set_xlabel(name)
         axes.set_ylabel("rows")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     paths.append(folder / "histograms.png")
