@@ -33,6 +33,7 @@ from diq_hf.cli import app
 TOKEN = "hf_of_me"
 RECIPE = json.loads((Path(__file__).parent.parent / "hub_cards" / "example_recipe.json").read_text())
 RECIPE = {name: value for name, value in RECIPE.items() if name not in ("selection", "files", "digest")}
+RECIPE["model"] |= {"name": "HuggingFaceTB/SmolLM2-135M-Instruct", "on_hub": True}
 ME = HfApi(token=TOKEN)
 HUB = Hub(port=int(os.environ["HF_ENDPOINT"].rsplit(":", 1)[1]))
 
