@@ -20,6 +20,9 @@ _ROOMS = {
     "projected_influence": "projections",
     "DIQCallback": "callback",
     "annotate": "annotation",
+    "push_subset": "hub",
+    "load_subset": "hub",
+    "verify_subset": "hub",
 }
 
 __all__ = ["__version__", *_ROOMS]

@@ -1,9 +1,11 @@
 """`diq`: the library from the command line. Parses, calls, prints."""
 
+import json
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +29,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(epilog="Example: diq score pool.jsonl --model ./model --validation val.jsonl --output scored")
 def score(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="Hub id, folder, or a .jsonl, .json or .parquet file.")],
     model: Annotated[str, typer.Option(help="Model to be fine-tuned: Hub id or folder.")],
     validation: Annotated[str, typer.Option(help="Validation rows, named like the dataset.")],
@@ -56,6 +59,7 @@ def score(
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     from .difficulty import ClassifierDifficulty, difficulty_source
+    from .names import public_name
     from .scorer import DIQScorer
 
     rows = load_rows(dataset, split)
@@ -74,12 +78,17 @@ def score(
     )
     scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
     if int(os.environ.get("RANK", 0)) == 0:
-        scored.save_to_disk(output)
+        sources = {
+            "pool": public_name(dataset) | {"split": split, "rows": len(rows)},
+            "validation_source": public_name(validation) | {"split": validation_split},
+        }
+        save(scored, output, scorer.recipe() | sources | {"commands": [command_line(context)]})
         typer.echo(f"{len(scored)} scored rows in {output}")
 
 
 @app.command(epilog="Example: diq select scored --ratio 0.1 --output subset")
 def select(
+    context: typer.Context,
     scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it.")],
     output: Annotated[Path, typer.Option(help="Folder for the subset.")],
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
@@ -89,14 +98,22 @@ def select(
     seed: Annotated[int, typer.Option(help="Seed of --strategy random.")] = 0,
 ) -> None:
     """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them."""
-    from .quadrants import QUADRANTS, QuadrantRule, select_subset
+    from .proof import derive_selection
+    from .quadrants import QUADRANTS
 
     rows = load_rows(scored, "train")
-    rule = QuadrantRule.fit(rows, difficulty_percentile=difficulty_percentile)
-    subset = select_subset(rows, ratio=ratio, num_rows=num_rows, strategy=strategy, rule=rule, seed=seed)
-    subset.save_to_disk(output)
-    codes = subset["quadrant"][:]
-    counts = ", ".join(f"{name} {codes.count(code)}" for code, name in enumerate(QUADRANTS))
+    settings = {
+        "strategy": strategy,
+        "ratio": ratio,
+        "num_rows": num_rows,
+        "seed": seed,
+        "difficulty_percentile": difficulty_percentile,
+    }
+    _, subset, selection = derive_selection(rows, settings)
+    recipe = load_recipe(scored) or {}
+    recipe["commands"] = [*recipe.get("commands", []), command_line(context)]
+    save(subset, output, recipe | {"selection": selection})
+    counts = ", ".join(f"{name} {selection['subset'][name]}" for name in QUADRANTS)
     typer.echo(f"{len(subset)} of {len(rows)} rows ({counts}) in {output}")
 
 
@@ -222,6 +239,101 @@ def train_difficulty(
         typer.echo(f"Classifier and card in {output}")
         if push_to_hub:
             typer.echo(f"Published: {classifier.push_to_hub(push_to_hub)}")
+
+
+@app.command(epilog="Example: diq push subset me/medical-diq --config-name diq_1pct --scored scored")
+def push(
+    subset: Annotated[str, typer.Argument(help="A subset, as `diq select` writes it.")],
+    repo_id: Annotated[str, typer.Argument(help="Dataset repository; made if it is not there.")],
+    config_name: Annotated[
+        str | None, typer.Option(help="Name of the configuration; 'scored' for the whole pool.")
+    ] = None,
+    scored: Annotated[
+        str | None, typer.Option(help="The scored pool, to publish its scores (no texts) as the subset's proof.")
+    ] = None,
+    source_datasets: Annotated[
+        list[str] | None, typer.Option(help="Hub id of a dataset the rows are from (repeatable).")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="License of the rows, if the source's card names none.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Language of the rows (repeatable).")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    token: Annotated[str | None, typer.Option(help="Access token; by default that of `hf auth login`.")] = None,
+) -> None:
+    """Publish a subset on the Hub with a card and what proves it: all in one commit, or nothing."""
+    from .hub import push_subset
+
+    commit = push_subset(
+        load_rows(subset, "train"),
+        repo_id,
+        config_name,
+        scored=None if scored is None else load_rows(scored, "train"),
+        recipe=load_recipe(subset),
+        source_datasets=source_datasets,
+        license=license,
+        language=language,
+        private=private or None,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+    )
+    typer.echo(commit.pr_url or commit.commit_url)
+
+
+@app.command(epilog="Example: diq verify me/medical-diq")
+def verify(
+    repo_id: Annotated[str, typer.Argument(help="Dataset repository.")],
+    config_name: Annotated[str | None, typer.Option(help="Configuration; by default every published subset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    token: Annotated[str | None, typer.Option(help="Access token; by default that of `hf auth login`.")] = None,
+) -> None:
+    """Derive a published selection again from its scores and compare; exit code 1 if anything is not as stated."""
+    from .hub import verify_subset
+
+    found = verify_subset(repo_id, config_name, revision=revision, token=token)
+    for name, (problems, proven) in found.items():
+        for problem in problems:
+            typer.echo(f"{name}: {problem}")
+        if not problems and proven:
+            typer.echo(f"{name}: thresholds, quadrants, ranks and rows follow from the published scores")
+        elif not problems:
+            typer.echo(f"{name}: files are as published; the pool's scores are not, so the selection is not proven")
+    if any(problems for problems, _ in found.values()):
+        raise typer.Exit(1)
+
+
+def save(rows: Any, folder: Path, recipe: dict) -> None:
+    """Saves rows with their recipe beside them; an earlier recipe is never left beside other rows."""
+    from .names import RECIPE
+
+    (folder / RECIPE).unlink(missing_ok=True)
+    rows.save_to_disk(folder)
+    (folder / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+
+
+def load_recipe(folder: str) -> dict | None:
+    """The recipe that [`save`] left, if there is one."""
+    from .names import RECIPE
+
+    path = Path(folder) / RECIPE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def command_line(context: typer.Context) -> str:
+    """The command that is running, as others may read it: without defaults, and without this machine's folders."""
+    from .names import public_name
+
+    words = ["diq", context.info_name]
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name)
+        if given is None or given.name == "DEFAULT":
+            continue
+        value = context.params[parameter.name]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0]] if parameter.param_type_name == "option" else []
+            words.append(public_name(item)["name"] if os.sep in str(item) else str(item))
+    return shlex.join(words)
 
 
 def load_rows(name: str, split: str):

@@ -1,7 +1,10 @@
 """`DIQScorer`: difficulty and influence as columns, through `datasets.map`."""
 
 import contextlib
+import importlib.metadata
 import os
+import platform
+import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +17,13 @@ from datasets.formatting.formatting import LazyBatch, LazyRow
 from datasets.utils import tqdm
 from transformers.utils import logging
 
+from . import __version__
 from .difficulty import DifficultySource, RowBatch, difficulty_source
 from .digest import digest, model_digest, rows_digest, tokenizer_digest
 from .formats import ACCEPTED, EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
 from .loading import load_model
+from .names import public_name
 from .projections import COLUMN, Projection
 from .validation import encode_group, row_name, validation_groups
 
@@ -28,6 +33,8 @@ logger = logging.get_logger(__name__)
 # Part of every fingerprint: raise it whenever the same inputs would give other scores.
 ALGORITHM = "diq-2"
 EXTRA_COLUMNS = ("loss", "num_tokens")
+# Libraries whose versions a recipe names.
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 
 # Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -158,6 +165,8 @@ class DIQScorer:
             None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
         )
         self._validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
+        self._name = str(model) if isinstance(model, str | Path) else None
+        self._cost = {"rows": 0, "seconds": 0.0, "validation_seconds": 0.0}
         self._process = os.getpid()
         self._weights_digest: tuple[int, str] | None = None
         self._directions: dict[str, Direction] = {}
@@ -181,6 +190,43 @@ class DIQScorer:
         weights = self._model_digest(again=True)  # first: the recipe holds it too
         return digest([ALGORITHM, self._recipe(), weights])
 
+    def recipe(self) -> dict[str, Any]:
+        """What decided the scores and what they cost, as plain JSON that names no local path: for
+        [`~diq_hf.push_subset`].
+
+        `cost` counts what this process has computed itself; it is `None` where everything came from a cache.
+
+        Example:
+
+        ```python
+        scored = diq_score.score(ds)
+        push_subset(select_subset(scored, ratio=0.01), "me/medical-diq", scored=scored, recipe=diq_score.recipe())
+        ```
+        """
+        config = self.model.config
+        model = public_name(config._name_or_path) | {"revision": getattr(config, "_commit_hash", None)}
+        if hasattr(self.model, "peft_config"):
+            model["adapter"] = public_name(self._name)["name"]
+        source = self.difficulty
+        difficulty = source and {"source": type(source).__name__, "fingerprint": source.fingerprint}
+        if isinstance(name := getattr(getattr(source, "model", None), "name_or_path", None), str):
+            difficulty["model"] = public_name(name)
+        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        return {
+            "algorithm": ALGORITHM,
+            "model": model | {"digest": self._model_digest(), "dtype": str(self.model.dtype).removeprefix("torch.")},
+            "tokenizer": tokenizer_digest(self.processing_class),
+            "validation": [
+                {"group": name, "rows": len(rows), "digest": rows_digest(rows)}
+                for name, rows in self._validation.items()
+            ],
+            "modules": sorted(self.engine.modules),
+            "settings": self.encoder.settings | {"on_bad_row": self.on_bad_row},
+            "difficulty": difficulty,
+            "cost": self._cost | {"device": self.engine.device.type} if self._cost["rows"] else None,
+            "versions": {"diq_hf": __version__, "python": platform.python_version(), **versions},
+        }
+
     def direction_recipes(self) -> list[str]:
         """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
         modules, weights = sorted(self.engine.modules), self._model_digest()
@@ -194,9 +240,11 @@ class DIQScorer:
             r: rows for r, rows in zip(recipes, self._validation.values(), strict=True) if r not in self._directions
         }
         if missing:
+            started = time.perf_counter()
             with _progress("Validation gradient", [row for rows in missing.values() for row in rows]) as bar:
                 for recipe, rows in missing.items():
                     self._directions[recipe] = self.engine.validation_gradient(rows, bar.update)
+            self._cost["validation_seconds"] += time.perf_counter() - started
         return [self._directions[recipe] for recipe in recipes]
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
@@ -332,6 +380,7 @@ class DIQScorer:
     def _score(
         self, rows: list[dict], indices: list[int | None], difficulties: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
+        started, validation_before = time.perf_counter(), self._cost["validation_seconds"]
         encoded: list[EncodedRow] = []
         prepared: list[Any] = []
         kept: list[int] = []
@@ -371,6 +420,9 @@ class DIQScorer:
                 scores[name] = np.full((len(rows), *values.shape[1:]), np.nan)
                 scores[name][kept] = values
             scores["num_tokens"][kept] = [len(row) for row in encoded]
+        self._cost["rows"] += len(rows)
+        self._cost["seconds"] += time.perf_counter() - started
+        self._cost["seconds"] -= self._cost["validation_seconds"] - validation_before  # counted by itself
         if len(rows) > 1:
             _count_unscored(scores["influence"])
         types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}

@@ -1,0 +1,34 @@
+"""Names of models, datasets and files as others may read them."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+
+# How rows were scored and selected: in a folder of `diq score` or `diq select`, and in a published configuration.
+RECIPE = "diq_recipe.json"
+
+
+def public_name(name: str | Path | None) -> dict[str, Any]:
+    """A Hub id as it is; of a local path the last part only, for the rest is private.
+
+    Example:
+
+    ```python
+    >>> public_name("HuggingFaceTB/SmolLM2-135M-Instruct")
+    {'name': 'HuggingFaceTB/SmolLM2-135M-Instruct', 'on_hub': True}
+    >>> public_name("/home/me/models/tuned")
+    {'name': 'tuned', 'on_hub': False}
+
+    ```
+    """
+    if not name:
+        return {"name": None, "on_hub": False}
+    try:
+        validate_repo_id(str(name))
+        on_hub = not Path(name).exists()
+    except HFValidationError:
+        on_hub = False
+    return {"name": str(name) if on_hub else Path(name).resolve().name, "on_hub": on_hub}

@@ -1,0 +1,161 @@
+"""A selection as numbers that can be derived again from the scores: thresholds, counts, quadrants, ranks and rows."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
+
+
+# How rows are selected, as `diq select` records it; these are the paper's.
+SETTINGS = {
+    "strategy": "diq",  # None: the whole pool
+    "ratio": None,
+    "num_rows": None,
+    "seed": 0,
+    "difficulty_percentile": 50,
+    "influence_percentile": 50,
+}
+# The configuration that is the whole pool.
+WHOLE = "scored"
+# What a selection can be derived from, of columns that hold no text.
+SCORES = ("difficulty", "influence", "loss", "num_tokens")
+DERIVED = ("quadrant", "diq_rank")
+
+
+def derive_selection(scored: Any, settings: Mapping) -> tuple[Any, Any, dict]:
+    """Selects rows of a scored pool.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            The whole pool, with its scores.
+        settings (`dict`):
+            `SETTINGS`, as far as they differ; other keys are ignored.
+
+    Returns:
+        The pool and the subset, both with `quadrant` and `diq_rank`, and the selection as plain JSON: its settings,
+        thresholds and counts.
+    """
+    settings = {name: settings.get(name, default) for name, default in SETTINGS.items()}
+    rule = QuadrantRule.fit(scored, settings["difficulty_percentile"], settings["influence_percentile"])
+    pool = rule.annotate(scored)
+    if settings["strategy"] is None:
+        subset = pool
+    else:
+        chosen = (settings[name] for name in ("ratio", "num_rows", "strategy"))
+        subset = select_subset(scored, *chosen, rule=rule, seed=settings["seed"])
+    thresholds = {
+        "difficulty_threshold": rule.difficulty_threshold,
+        "influence_threshold": rule.influence_threshold,
+    }
+    counts = {"pool": count_quadrants(pool), "subset": count_quadrants(subset), "unscored": count_unscored(pool)}
+    return pool, subset, settings | thresholds | counts
+
+
+def count_quadrants(rows: Any) -> dict[str, int]:
+    """Rows by quadrant."""
+    codes = score_columns(rows, ["quadrant"])["quadrant"]
+    return {"rows": len(codes)} | {name: int((codes == code).sum()) for code, name in enumerate(QUADRANTS)}
+
+
+def count_unscored(rows: Any) -> dict[str, int]:
+    """Why rows have no quadrant, and how many."""
+    columns = score_columns(rows, [name for name in SCORES if name in rows.column_names])
+    no_influence = ~np.isfinite(columns["influence"])
+    # A scorer counts the tokens of every row it could encode.
+    empty = no_influence & (columns.get("num_tokens", np.ones(len(no_influence))) == 0)
+    reasons = {
+        "no row to train on": empty,
+        "no finite influence": no_influence & ~empty,
+        "no finite difficulty": ~no_influence & ~np.isfinite(columns["difficulty"]),
+    }
+    return {reason: int(found.sum()) for reason, found in reasons.items() if found.any()}
+
+
+def describe_subset(subset: Any, selection: Mapping | None) -> dict:
+    """The selection of a subset whose pool is not at hand: as it was recorded, or, unrecorded, by its ranks."""
+    missing = [name for name in (*SCORES[:2], *DERIVED) if name not in subset.column_names]
+    if missing:
+        raise ValueError(
+            f"The subset has no column {missing}. Pass what `select_subset` returns, or the whole scored pool with "
+            f"`config_name={WHOLE!r}`."
+        )
+    if selection is None:
+        ranks = score_columns(subset, ["diq_rank"])["diq_rank"]
+        if not np.array_equal(ranks, np.arange(1, len(ranks) + 1)):
+            raise ValueError(
+                "The subset's `diq_rank` is not 1, 2, 3, …, so it is not the first rows by DIQ. Say how it was "
+                "selected: `recipe={..., 'selection': {'strategy': 'random', 'ratio': 0.1, 'seed': 0}}`."
+            )
+        selection = {"num_rows": len(ranks)}
+    return SETTINGS | dict(selection) | {"subset": count_quadrants(subset)}
+
+
+def scores_alone(pool: Any) -> Any:
+    """Of every row of a pool its position and its scores, without a text."""
+    names = [name for name in (*SCORES, *DERIVED) if name in pool.column_names]
+    return pool.select_columns(names).add_column("row", np.arange(len(pool)))
+
+
+def differences(selection: Mapping, scores: Any | None, subset: Any) -> list[str]:
+    """Where what is published does not follow from the published scores, one sentence each.
+
+    Args:
+        selection (`dict`):
+            The selection as it is stated.
+        scores ([`~datasets.Dataset`], *optional*):
+            The whole pool's scores. Without them only the subset's own columns can be held against `selection`.
+        subset ([`~datasets.Dataset`]):
+            The subset as it was published.
+    """
+    if scores is None:
+        derived = {"subset": count_quadrants(subset)}
+        found = _different_facts(selection, derived)
+        if selection.get("difficulty_threshold") is not None:
+            rule = QuadrantRule(selection["difficulty_threshold"], selection["influence_threshold"])
+            codes = rule.codes(*score_columns(subset, SCORES[:2]).values())
+            found += _different_rows("the subset", score_columns(subset, ["quadrant"]), {"quadrant": codes})
+        return found
+    bare = scores.remove_columns([name for name in DERIVED if name in scores.column_names])
+    try:
+        pool, chosen, derived = derive_selection(bare, selection)
+    except ValueError as error:
+        return [f"the selection cannot be derived: {error}"]
+    found = _different_facts(selection, derived)
+    found += _different_rows("the pool's scores", score_columns(scores, DERIVED), score_columns(pool, DERIVED))
+    names = (*SCORES[:2], *DERIVED)
+    return found + _different_rows("the subset", score_columns(subset, names), score_columns(chosen, names))
+
+
+def _different_facts(stated: Mapping, derived: Mapping, where: str = "") -> list[str]:
+    found = []
+    for name, value in derived.items():
+        said = stated.get(name)
+        if isinstance(value, dict):
+            said = said or {}
+            found += _different_facts(said, dict.fromkeys(said, 0) | value, f"{where}{name} ")
+        elif not (math.isclose(said, value, rel_tol=1e-9) if _both_floats(said, value) else said == value):
+            found.append(f"{where}{name} is stated as {said}; the scores give {value}")
+    return found
+
+
+def _both_floats(*values: Any) -> bool:
+    return all(isinstance(value, float) for value in values)
+
+
+def _different_rows(where: str, published: Mapping[str, np.ndarray], derived: Mapping[str, np.ndarray]) -> list[str]:
+    found = []
+    for name, expected in derived.items():
+        values = published[name]
+        if len(values) != len(expected):
+            return [f"{where} has {len(values)} rows; the selection gives {len(expected)}"]
+        wrong = np.flatnonzero(~((values == expected) | (np.isnan(values) & np.isnan(expected))))
+        if len(wrong):
+            first = wrong[0]
+            found.append(
+                f"{where}: `{name}` differs in {len(wrong)} of {len(values)} rows, first in row {first}: "
+                f"{values[first]:g} is published, the scores give {expected[first]:g}"
+            )
+    return found
