@@ -17,6 +17,7 @@ _ROOMS = {
     "ClassifierDifficulty": "difficulty",
     "IFDDifficulty": "difficulty",
     "projected_influence": "projections",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *_ROOMS]

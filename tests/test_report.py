@@ -3,7 +3,7 @@
 from datasets import Dataset
 
 from diq_hf import QuadrantRule
-from diq_hf.report import plot_quadrants
+from diq_hf.figures import plot_quadrants
 
 
 def test_plot_quadrants(tmp_path):
