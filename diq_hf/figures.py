@@ -58,29 +58,33 @@ def page_figures(
     unit: str,
 ) -> dict[str, str]:
     """The figures of the report's page."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     scored_rows = np.isfinite(difficulty) & np.isfinite(influence)
-    figure, axes = _figure((5.2, 4.4))
+    figure, axes = _figure((4.6, 4.2))
     _draw_quadrants(axes, difficulty, influence, rule, selected, INK)
+    axes.set_ylabel("influence")
     figures = {"quadrants": _svg(figure)}
     for name, values, threshold in (
         ("difficulty", difficulty[scored_rows], rule.difficulty_threshold),
         ("influence", influence[scored_rows], rule.influence_threshold),
     ):
-        figure, axes = _figure((5.2, 2.6))
+        figure, axes = _figure((4.6, 2.6))
         low, high = np.percentile(values, [0.5, 99.5])
         axes.hist(np.clip(values, low, high), bins=40, color=SELECTED)
         axes.axvline(threshold, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel(name)
         axes.set_ylabel("rows")
         figures[name] = _svg(figure)
-    figure, axes = _figure((5.2, 3.4))
+    figure, axes = _figure((4.6, 3.2))
     codes = rule.codes(difficulty, influence)
     for code, name in enumerate(QUADRANTS):
         _scatter(axes, lengths[codes == code], influence[codes == code], len(codes), color=COLORS[name])
     if lengths[scored_rows].min() > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.axhline(rule.influence_threshold, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel(unit)
     axes.set_ylabel("influence")
@@ -153,6 +157,12 @@ def _svg(figure: Any) -> str:
         axes.patch.set_visible(False)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diq_hf"}):
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, dpi=150, metadata={"Date": None})
+        figure.savefig(
+            file,
+            format="svg",
+            transparent=True,
+            dpi=150,
+            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        )
     svg = file.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
