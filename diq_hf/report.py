@@ -71,6 +71,11 @@ def write_report(
     write_report(scored, "report.html", ratio=0.01)
     ```
     """
+    if not hasattr(scored, "select"):
+        raise TypeError(
+            f"A {type(scored).__name__} cannot be read by position. Pass one map-style split, for instance "
+            "`Dataset.from_generator(lambda: iter(stream))`."
+        )
     if max_rows < 1:
         raise ValueError(f"`max_rows` must be at least 1, got {max_rows}.")
     rule = rule or QuadrantRule.fit(scored)

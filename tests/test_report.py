@@ -34,7 +34,7 @@ def scored():
             "completion": ["Yes.", "yes.", "Slowly.", "Water.", "Because.", "", *HOSTILE[2:]],
             "difficulty": [4.0, 4.5, 1.0, 5.0, 2.0, None, 3.0, float("nan")],
             "influence": [0.9, 0.8, 0.7, 0.1, -0.2, 0.5, 0.6, 0.1],
-            "num_tokens": [10, 12, 20, 40, 80, 0, 30, 5],
+            "num_tokens": [10, 10, 20, 40, 80, 0, 30, 5],
         }
     )
 
@@ -78,14 +78,14 @@ def test_tables_and_counts(scored, tmp_path):
     page = Page(write_report(scored, tmp_path / "report.html", num_rows=3))
     # Scored: rows 0, 1, 2, 3, 4 and 6; medians 3.5 and 0.65. Selected: rows 0 and 1 of Q1, then row 2 of Q2.
     assert page.cells[1:6] == [
-        ["Q1hard, influential", "2", "25.0 %", "4.25", "0.85", "11", "2"],
+        ["Q1hard, influential", "2", "25.0 %", "4.25", "0.85", "10", "2"],
         ["Q2easy, influential", "1", "12.5 %", "1", "0.7", "20", "1"],
         ["Q3hard, little influence", "1", "12.5 %", "5", "0.1", "40", "0"],
         ["Q4easy, little influence", "2", "25.0 %", "2.5", "0.2", "55", "0"],
-        ["all scored", "6", "75.0 %", "3.25", "0.4833", "32", "3"],
+        ["all scored", "6", "75.0 %", "3.25", "0.4833", "31.67", "3"],
     ]
     assert page.cells[7:] == [
-        ["10 to 12", "2", "0.85", "0.85", "2"],
+        ["10 to 10", "2", "0.85", "0.85", "2"],
         ["20 to 30", "2", "0.65", "0.65", "1"],
         ["40 to 40", "1", "0.1", "0.1", "0"],
         ["80 to 80", "1", "-0.2", "0.2", "0"],
@@ -97,7 +97,7 @@ def test_tables_and_counts(scored, tmp_path):
         "All 8 rows are on this page.",
     ):
         assert said in page.text
-    lengths, influence = [10, 12, 20, 40, 80, 30], np.array([0.9, 0.8, 0.7, 0.1, -0.2, 0.6])
+    lengths, influence = [10, 10, 20, 40, 80, 30], np.array([0.9, 0.8, 0.7, 0.1, -0.2, 0.6])
     assert f"with influence is {spearmanr(lengths, influence)[0]:.4g} " in page.text
     assert f"absolute value {spearmanr(lengths, np.abs(influence))[0]:.4g} " in page.text
     assert [row["rank"] for row in page.rows] == [1, 2, 3, 4, 5, 6, None, None]
@@ -162,6 +162,8 @@ def test_errors(scored, tmp_path):
         write_report(scored.remove_columns("influence"), tmp_path / "report.html")
     with pytest.raises(ValueError, match="only 6 of 8"):
         write_report(scored, tmp_path / "report.html", ratio=0.9)
+    with pytest.raises(TypeError, match="IterableDataset cannot be read by position"):
+        write_report(scored.to_iterable_dataset(), tmp_path / "report.html")
     with pytest.raises(ValueError, match="max_rows"):
         write_report(scored, tmp_path / "report.html", max_rows=0)
     assert (tmp_path / "report.html").read_text() == "kept"
