@@ -33,6 +33,12 @@ def test_near_duplicates(threshold):
     assert np.all(np.diff([share for *_, share in found]) <= 0)
 
 
+def test_a_part_is_as_near_as_its_share():
+    words = "a b c d e f g h i j k l m".split()  # 10 runs of four, and 7 in the first ten words
+    pair = [" ".join(words), " ".join(words[:10])]
+    assert near_duplicates(pair, 0.7) == [(0, 1, 0.7)] and near_duplicates(pair, 0.71) == []
+
+
 def test_texts_without_spaces_and_short_ones():
     a, b = "低钠血症患者应缓慢纠正血钠浓度以避免渗透性脱髓鞘", "低钠血症患者应缓慢纠正血钠浓度以避免渗透性脑病"
     assert [pair[:2] for pair in near_duplicates([a, "完全不同的一句话没有相同之处", b], 0.6)] == [(0, 2)]
