@@ -23,6 +23,7 @@ _ROOMS = {
     "push_subset": "hub",
     "load_subset": "hub",
     "verify_subset": "hub",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *_ROOMS]

@@ -104,7 +104,7 @@ def train_classifier(
     ```
     """
     if missing := [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]:
-        raise ImportError(f"The classifier's card needs {' and '.join(missing)}: pip install 'diq_hf[train]'.")
+        raise ImportError(f"The classifier's card needs {' and '.join(missing)}: pip install 'diq-hf[report]'.")
     output, levels = Path(output), read_levels(dataset, labels)
     machine = {"bf16": preferred_dtype() is torch.bfloat16, "use_cpu": preferred_device().type == "cpu"}
     settings = DEFAULTS | machine | training_arguments

@@ -3,14 +3,15 @@
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .app import App
 
-app = typer.Typer(
+
+app = App(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -336,6 +337,26 @@ def command_line(context: typer.Context) -> str:
     return shlex.join(words)
 
 
+@app.command(epilog="Example: diq report scored --ratio 0.1 --output report.html")
+def report(
+    scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it.")],
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    ratio: Annotated[float | None, typer.Option(help="Share of the rows that counts as selected; 0.1.")] = None,
+    num_rows: Annotated[int | None, typer.Option(help="Number of selected rows, instead of --ratio.")] = None,
+    difficulty_percentile: Annotated[float, typer.Option(help="Percentile above which a row is difficult.")] = 50,
+    title: Annotated[str | None, typer.Option(help="Heading; the dataset's name by default.")] = None,
+    max_rows: Annotated[int, typer.Option(help="Rows whose text the page holds for its search.")] = 2000,
+) -> None:
+    """Show a scored dataset on one page: quadrants, lengths, duplicates, rows to read and to search."""
+    from .quadrants import QuadrantRule
+    from .report import write_report
+
+    rows = load_rows(scored, "train")
+    rule = QuadrantRule.fit(rows, difficulty_percentile=difficulty_percentile)
+    write_report(rows, output, ratio, num_rows, rule, title or Path(scored).name, max_rows=max_rows)
+    typer.echo(f"{len(rows)} rows in {output}")
+
+
 def load_rows(name: str, split: str):
     """A dataset by Hub id, `save_to_disk` folder, or data file."""
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
@@ -356,12 +377,8 @@ def load_rows(name: str, split: str):
 
 
 def main() -> None:
-    """Runs `diq`; an error is one line, without a traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.secho(f"diq: {error}", fg="red", err=True)
-        sys.exit(1)
+    """Runs `diq`."""
+    app()
 
 
 if __name__ == "__main__":

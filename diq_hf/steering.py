@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from .difficulty import DifficultySource, difficulty_source
-from .history import SelectionHistory, pack, plot_moves, unpack
+from .figures import plot_moves
+from .history import SelectionHistory, pack, unpack
 from .influence import Direction
 from .objectives import LanguageModeling
 from .online import OnlineInfluence
@@ -127,8 +128,8 @@ class Steering:
             return
         try:
             plot_moves(history, self.history.folder / "quadrants.png")
-        except ImportError:
-            logger.warning("The figure of the selections needs matplotlib: `pip install matplotlib`.")
+        except ImportError as error:
+            logger.warning(f"The history has no picture. {error}")
 
     def _select_first(self, state: TrainerState, control: TrainerControl) -> None:
         strategy, scores = self.callback.strategy, self.pool.scores

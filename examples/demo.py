@@ -20,8 +20,8 @@ from rich.table import Table
 from transformers.utils import logging
 
 from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf.figures import NAMES, plot_quadrants
 from diq_hf.quadrants import QUADRANTS
-from diq_hf.report import NAMES, plot_quadrants
 
 
 def mean(rows: Dataset, column: str) -> float:

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -10,17 +12,149 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, load_from_disk
 from scipy.stats import spearmanr
 
 from diq_hf import DIQScorer
+from diq_hf.formats import RowEncoder
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+sys.path.insert(0, str(EXAMPLES / "paper"))
+
+import paper  # noqa: E402
 from benchmark import COLUMNS, METHODS, SFT, agreement  # noqa: E402
 from clinical_pool import clinical_pool, clinical_validation  # noqa: E402
+
+
+@pytest.fixture
+def folder(tmp_path, pool, validation, monkeypatch):
+    """Small inputs of every example, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    rejected = [{"role": "assistant", "content": "No."}]
+    texts = [(row["prompt"][0]["content"], row["completion"][0]["content"]) for row in pool]
+    options = {"A": "sodium", "B": "potassium", "C": None, "D": "calcium"}
+    paper.write_rows(tmp_path / "pool.jsonl", pool)
+    paper.write_rows(tmp_path / "validation.jsonl", validation)
+    preferences = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": rejected} for row in pool]
+    paper.write_rows(tmp_path / "preferences.jsonl", preferences)
+    questions = [{"query": question, "reply": answer} for question, answer in [*texts, ("Why?", None), ("How?", " ")]]
+    paper.write_rows(tmp_path / "questions.jsonl", questions)
+    huatuo = [{"Question": question, "Complex_CoT": "Hm.", "Response": answer} for question, answer in texts]
+    paper.write_rows(tmp_path / "huatuo.jsonl", huatuo)
+    task = [{"question": f"Which ion {i}?", "options": options, "answer": "ABD"[i % 3]} for i in range(24)]
+    paper.write_rows(tmp_path / "ions.jsonl", task)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an example as a script, in this process, and gives what it prints."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_score_then_train_on_the_subset(folder, run, model_folder):
+    arguments = ["pool.jsonl", "--validation", "validation.jsonl", "--model", model_folder, "--ratio", 0.4]
+    assert "3 of 7 rows" in run("score_and_select.py", *arguments)
+    assert load_from_disk("scored_pool/subset")["diq_rank"][:] == [1, 2, 3]
+    assert "<title>" in (folder / "scored_pool" / "report.html").read_text()
+    shown = run("sft_on_subset.py", "scored_pool/subset", "--model", model_folder, "--epochs", 1)
+    assert "final loss" in shown and (folder / "sft_output" / "adapter_model.safetensors").is_file()
+
+
+def test_dpo(folder, run, model_folder):
+    arguments = ["preferences.jsonl", "--validation", "validation.jsonl", "--model", model_folder, "--ratio", 0.5]
+    shown = run("dpo.py", *arguments)
+    assert "4 of 7 preference rows selected" in shown and "final loss" in shown
+    assert (folder / "dpo_output" / "adapter_model.safetensors").is_file()
+
+
+def test_own_domain(folder, run, model_folder):
+    names = ["--question", "query", "--answer", "reply", "--num_validation", 3, "--model", model_folder]
+    assert "2 of 4 rows" in run("own_domain.py", "questions.jsonl", *names, "--ratio", 0.5)
+    subset = load_from_disk("own_subset")
+    assert [row["reply"] for row in subset] == [row["completion"][0]["content"] for row in subset]
+
+
+def test_several_gpus(folder, model_folder, pool, validation):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", EXAMPLES / "several_gpus.py"]
+    command += ["pool.jsonl", "--validation", "validation.jsonl", "--model", model_folder, "--chunk_size", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "7 rows scored by 2 processes" in result.stdout
+    alone = Dataset.from_list(pool).map(DIQScorer(model_folder, validation), batched=True)
+    np.testing.assert_allclose(load_from_disk("scored")["influence"][:], alone["influence"][:], rtol=1e-4)
+
+
+def test_paper(folder, run, model_folder):
+    common = ["--work", "out", "--model", model_folder, "--max_length", 512]
+    shown = run("paper/paper.py", "prepare", *common, "--pool", "huatuo.jsonl", "--tasks", "ions.jsonl")
+    assert "ions: 20 validation rows, 4 test questions" in shown
+    validation, test = ((folder / "out" / name).read_text() for name in ("validation.jsonl", "tasks/ions.jsonl"))
+    assert {i for i in range(24) if f"ion {i}?" in test} == {i for i in range(24) if f"ion {i}?" not in validation}
+    run("paper/paper.py", "score", *common)
+    assert "influence_ions" in load_from_disk("out/scored").column_names
+    assert "diq-0.1: 1 rows" in run("paper/paper.py", "select", *common)
+    run("paper/paper.py", "train", "diq-0.1", *common)
+    run("paper/paper.py", "evaluate", "diq-0.1", *common)
+    run("paper/paper.py", "evaluate", "base", *common, "--limit", 2, "--max_new_tokens", 3)
+    table = run("paper/paper.py", "table", *common)
+    assert re.search(r"\| base \| +[\d.]+ \| [\d.]+ \| generated \|", table)
+    assert re.search(r"\| diq-0.1 \| [\d.]+ \| [\d.]+ \| likelihood \|", table)
+
+
+def test_likeliest_answer(model, tokenizer):
+    rows = [{"question": f"Which {i}?", "options": {"B": "x", "A": "y", "C": None}} for i in range(4)]
+    expected = []
+    for row in rows:
+        likelihoods = {}
+        for letter in "AB":
+            text = f"<|start|>user\n{paper.as_prompt(row)}<|end|>\n<|start|>assistant\n"
+            prompt = tokenizer(text)["input_ids"]
+            answer = tokenizer(f"The answer is {letter}<|end|>\n")["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
+            places = range(len(prompt), len(prompt) + len(answer))
+            likelihoods[letter] = sum(logits[i - 1, token].item() for i, token in zip(places, answer, strict=True))
+        expected.append(max(likelihoods, key=likelihoods.get))
+    assert paper.likeliest(model, RowEncoder(tokenizer, max_length=None), rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("So the answer is B.", "B"),
+        ("The answer is A? No. The answer is: **(D)**", "D"),
+        ("the Answer is [c]", "C"),
+        ("The answer is Because", None),
+        ("B", None),
+    ],
+)
+def test_read_answer(text, letter):
+    assert paper.read_answer(text) == letter
+
+
+def test_hub_rows_of_the_paper():
+    """The columns that public code uses for them; the Hub itself is not asked."""
+    read = {name: task.read for name, task in paper.TASKS.items()}
+    options = {"A": "x", "B": "y", "C": "z", "D": "w"}
+    columns = {"question": "Q", "opa": "x", "opb": "y", "opc": "z", "opd": "w", "cop": 2}
+    assert read["medmcqa"](columns) == ("Q", options, "C")
+    assert read["medqa"]({"question": "Q", "options": options, "answer_idx": "D"}) == ("Q", options, "D")
+    assert read["medxpertqa"]({"question": "Q", "options": options, "label": "A"}) == ("Q", options, "A")
+    abstract = {"context": {"contexts": ["One.", "Two."]}, "question": "Q", "final_decision": "maybe"}
+    assert read["pubmedqa"](abstract) == ("One.\nTwo.\nQ", {"A": "yes", "B": "no", "C": "maybe"}, "C")
 
 
 def test_demo(model_folder, tmp_path):
