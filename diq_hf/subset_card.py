@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from .figures import COLORS, NAMES, plot_quadrants
 from .quadrants import QUADRANTS, QuadrantRule, score_columns
-from .report import COLORS, NAMES, plot_quadrants
 
 
 TAGS = ["diq", "data-selection", "arxiv:2508.01450"]

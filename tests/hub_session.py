@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import runpy
 import sys
 import tempfile
 import traceback
@@ -456,6 +457,8 @@ def case_from_score_to_verify():
     given = ["--model", folder / "tiny", "--validation", folder / "validation.jsonl", "--max-length", 64]
     diq("score", folder / "pool.jsonl", *given, "--output", folder / "scored", "--cache-dir", folder / "chunks")
     diq("select", folder / "scored", "--ratio", 0.4, "--output", folder / "subset")
+    diq("report", folder / "scored", "--ratio", 0.4, "--output", folder / "report.html")
+    assert "<title>" in (folder / "report.html").read_text(encoding="utf-8")
     arguments = [
         "push",
         folder / "subset",
@@ -479,6 +482,24 @@ def case_from_score_to_verify():
     ]
     unwrapped = readme("me/end").replace(" \\\n    ", " ")
     assert all(command in unwrapped for command in recipe["commands"])
+
+
+def case_the_example():
+    folder = Path(tempfile.mkdtemp(prefix="a_private_place_"))
+    make_model().save_pretrained(folder / "tiny")
+    make_tokenizer().save_pretrained(folder / "tiny")
+    (folder / "pool.jsonl").write_text("\n".join(json.dumps(chat(f"What is {i}?", f"It is {i}.")) for i in range(30)))
+    command = [str(folder / "pool.jsonl"), "me/example", "--validation", str(folder / "pool.jsonl")]
+    os.environ["HF_TOKEN"] = TOKEN  # as `hf auth login` would leave it
+    try:
+        sys.argv = ["publish.py", *command, "--model", str(folder / "tiny"), "--license", "mit"]
+        runpy.run_path(str(Path(__file__).parent.parent / "examples" / "publish.py"), run_name="__main__")
+    finally:
+        del os.environ["HF_TOKEN"]
+    assert {name: proven for name, (problems, proven) in verify_subset("me/example").items() if not problems} == {
+        "diq_10pct": True,
+        "diq_1pct": True,
+    }
 
 
 def case_nothing_private_got_out():

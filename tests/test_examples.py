@@ -72,6 +72,24 @@ def test_score_then_train_on_the_subset(folder, run, model_folder):
     assert "final loss" in shown and (folder / "sft_output" / "adapter_model.safetensors").is_file()
 
 
+def test_callback(folder, run, model_folder):
+    arguments = ["pool.jsonl", "--validation", "validation.jsonl", "--model", model_folder, "--ratio", 0.3]
+    assert "2 steps" in run("callback.py", *arguments)  # three passes over two rows, four a step
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert (folder / "adapter" / "diq" / "step-00000000.parquet").is_file()
+
+
+def test_compare_selection(folder, run, model_folder):
+    arguments = ["--model", model_folder, "--pool", "pool.jsonl", "--validation", "validation.jsonl"]
+    arguments += ["--heldout", "validation.jsonl", "--seeds", 0, "--ratio", 0.3, "--num_train_epochs", 2]
+    shown = run("compare_selection.py", *arguments)
+    assert len(re.findall(r"held-out loss \d", shown)) == 3
+
+
+def test_benchmark_online(folder, run, model_folder):
+    assert "times one without" in run("benchmark_online.py", "--model", model_folder, "--steps", 5)
+
+
 def test_dpo(folder, run, model_folder):
     arguments = ["preferences.jsonl", "--validation", "validation.jsonl", "--model", model_folder, "--ratio", 0.5]
     shown = run("dpo.py", *arguments)
