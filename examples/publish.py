@@ -3,7 +3,7 @@
     hf auth login
     python examples/publish.py pool.jsonl me/medical-diq --validation validation.jsonl --license apache-2.0
 
-Both subsets are configurations of one dataset repository: `load_dataset("me/medical-diq", "diq_10pct", split="train")`.
+Both are configurations of one dataset repository: `load_dataset("me/medical-diq", "diq_10pct", split="train")`.
 """
 
 import argparse
