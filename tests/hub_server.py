@@ -94,6 +94,7 @@ def directory(path: str) -> dict:
 class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for the client to acknowledge its head
 
     def log_message(self, *_) -> None:
         pass
