@@ -11,7 +11,7 @@ from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from .difficulty import DifficultySource, RowBatch
-from .formats import RowEncoder, RowError
+from .formats import EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
 from .objectives import LanguageModeling, Objective, PreferenceOptimization
 from .validation import encode_group
@@ -146,14 +146,24 @@ class TrainerScorer:
             sequences = [self.objective.sequence(item) for item in items]
             prepared = []
             for row, sequence in zip(rows, sequences, strict=True):
-                tokens = {"input_ids": sequence.input_ids.tolist(), "labels": sequence.labels.tolist()}
                 try:
-                    prepared.append(difficulty.prepare({**self.trainer.train_dataset[row], **tokens}, encoder))
+                    prepared.append(difficulty.prepare(self._as_read(row, sequence, difficulty), encoder))
                 except RowError as error:
                     raise RowError(f"Training row {row}: {error}") from error
-            losses = self.engine.losses(sequences)
-            found["difficulty"] = difficulty(RowBatch(prepared, sequences, losses, encoder, self.engine.losses))
+            batch = RowBatch(prepared, None, None, encoder, None)
+            if not difficulty.reusable:
+                losses = self.engine.losses(sequences)
+                batch = RowBatch(prepared, sequences, losses, encoder, self.engine.losses)
+            found["difficulty"] = difficulty(batch)["difficulty"]
         return found
+
+    def _as_read(self, row: int, sequence: EncodedRow, difficulty: DifficultySource) -> dict:
+        """A row for a source of difficulty: its words where the trainer kept them and they are what counts, else the
+        tokens that are trained."""
+        columns = dict(self.trainer.train_dataset[row])
+        if difficulty.reusable and set(columns) & {"prompt", "messages", "conversations", "text"}:
+            return {name: value for name, value in columns.items() if name not in ("input_ids", "labels")}
+        return columns | {"input_ids": sequence.input_ids.tolist(), "labels": sequence.labels.tolist()}
 
     def _read(self, rows: Sequence[int]) -> list:
         return self.objective.read([self.dataset[row] for row in rows], self.collate)

@@ -18,10 +18,17 @@ import torch
 from conftest import SENTENCES, chat, make_model, make_tokenizer
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from diq_hf import DIQCallback, DIQScorer, QuadrantRule, select_subset
+from diq_hf import ClassifierDifficulty, DIQCallback, DIQScorer, QuadrantRule, select_subset
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"], lora_dropout=0.1)
@@ -203,6 +210,21 @@ def test_first_selection_is_what_select_subset_takes(train_rows, eval_rows, tmp_
         assert selections(tmp_path) == {0: expected}
     (line,) = [line for line in trainer.state.log_history if "diq/seconds" in line]
     assert line["diq/seconds"] == 0  # nothing was left to score
+
+
+def test_difficulty_of_a_classifier(train_rows, eval_rows, tmp_path):
+    """It reads the words, not the template's."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=384, max_position_embeddings=64, initializer_range=1.0, num_labels=3, **sizes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
+    make_tokenizer().save_pretrained(tmp_path / "classifier")
+    classifier = ClassifierDifficulty(str(tmp_path / "classifier"))
+    scorer = DIQScorer(make_model(), eval_rows, make_tokenizer(), difficulty=classifier)
+    expected = train_rows.map(scorer, batched=True)["difficulty"][:]
+    callback = DIQCallback(num_rows=5, rescore_every=None, difficulty=classifier)
+    make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=1).train()
+    history = load_dataset("parquet", data_files=f"{tmp_path}/diq/*.parquet", split="train")
+    assert np.allclose(history["difficulty"][:], expected, rtol=1e-5) and np.std(expected) > 1e-3
 
 
 @pytest.mark.parametrize("peft_config", [None, LORA])
