@@ -78,7 +78,7 @@ def plot_moves(history: Any, path: str | Path) -> Path:
         for code, name in enumerate(QUADRANTS):
             axes.bar(x, counts[code], 0.16, bottoms[code], color=COLORS[name], label=name if x == 0 else None)
             chosen = int((at & selected & (codes == code)).sum())
-            if counts[code]:
+            if chosen:
                 axes.text(x, bottoms[code] + counts[code] / 2, f"{chosen}", ha="center", va="center", fontsize=7)
         if before:
             left, right = list(floors), list(bottoms)

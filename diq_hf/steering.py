@@ -111,7 +111,7 @@ class Steering:
         if self.last_step is None:
             if done >= math.ceil(self.callback.warmup_ratio * state.max_steps):
                 self._select_first(state, control)
-        elif self.callback.rescore_every is not None and done - self.last_step >= self._interval():
+        elif self.callback.rescore_every is not None and (done - self.last_step) % self._interval() == 0:
             self._select_again(state, control)
 
     def end(self, state: TrainerState) -> None:
@@ -159,7 +159,7 @@ class Steering:
             paid = trained * price_of_training(self.model, self.trainer.args) - self.scorer.validation_tokens
             rows, weights = self.pool.candidates(int(self.callback.candidates * self.num_selected), paid)
             if len(rows) < min(1.25 * self.num_selected, len(self.pool.num_tokens)):
-                return  # a later step will have paid for more
+                return  # a later pass will have paid for more
         self._score(rows, True, None)
         self._take(self.pool.choose(rows, weights), state, control)
 
