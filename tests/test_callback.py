@@ -323,7 +323,7 @@ def test_resumed_run_is_the_uninterrupted_one(at, restore, train_rows, eval_rows
     state, other = whole.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state)
     expected = selections(tmp_path / "whole")
-    assert len(expected) > 3
+    assert len(expected) == 3
     assert selections(tmp_path / "again") == {step: rows for step, rows in expected.items() if step > at}
 
 
