@@ -166,7 +166,7 @@ TEMPLATES = {
 }
 
 
-def clinical_levels(rows_per_template: int = 150, seed: int = 0) -> list[dict]:
+def clinical_levels(rows_per_template: int = 75, seed: int = 0) -> list[dict]:
     """Rows of all templates in a shuffled order; each pair of levels about as often as any other."""
     rng = random.Random(seed)
     rows = []
@@ -203,7 +203,7 @@ def clinical_levels(rows_per_template: int = 150, seed: int = 0) -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path)
-    parser.add_argument("--rows_per_template", type=int, default=150)
+    parser.add_argument("--rows_per_template", type=int, default=75)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows = clinical_levels(options.rows_per_template, options.seed)
