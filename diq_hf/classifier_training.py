@@ -33,7 +33,6 @@ DEFAULTS = {
     "per_device_train_batch_size": 16,
     "warmup_steps": 0.1,
     "weight_decay": 0.01,
-    "train_sampling_strategy": "group_by_length",
     "save_strategy": "epoch",
     "save_total_limit": 1,
     "logging_steps": 50,
@@ -106,12 +105,13 @@ def train_classifier(
     if missing := [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]:
         raise ImportError(f"The classifier's card needs {' and '.join(missing)}: pip install 'diq-hf[report]'.")
     output, levels = Path(output), read_levels(dataset, labels)
+    groups = _groups(dataset, group_column)
     machine = {"bf16": preferred_dtype() is torch.bfloat16, "use_cpu": preferred_device().type == "cpu"}
     settings = DEFAULTS | machine | training_arguments
+    parts = split(levels, groups, holdout, settings["seed"])
     set_seed(settings["seed"])
     classifier = DifficultyClassifier.from_encoder(encoder, list(levels), max_length)
     texts = read_texts(dataset, RowEncoder(classifier.tokenizer, dataset_text_field=dataset_text_field))
-    parts = split(levels, _groups(dataset, group_column), holdout, settings["seed"])
 
     labelled = np.any(list(levels.values()), axis=0)
     train = np.flatnonzero(labelled & ~np.any(list(parts.values()), axis=0))
@@ -151,6 +151,7 @@ def train_classifier(
         write_card(output, encoder, figures, facts)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    # Once more, with its card.
     return DifficultyClassifier.from_pretrained(output, device=trainer.args.device), figures
 
 

@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--holdout", type=float, default=0.15)
-    parser.add_argument("--num_train_epochs", type=float, default=5)
-    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--num_train_epochs", type=float, default=8)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--output", type=Path, default=Path("classifier_benchmark.jsonl"))
     options = parser.parse_args(arguments)
 

@@ -97,7 +97,7 @@ def test_too_few_rows_of_a_level():
     ],
 )
 def test_bad_rows(change, message, encoder_folder, tmp_path):
-    rows = labelled(40).to_list()
+    rows = labelled().to_list()
     if isinstance(change.get("knowledge"), float):
         rows = [row | {"knowledge": float(row["knowledge"])} for row in rows]
     rows[3] |= change
