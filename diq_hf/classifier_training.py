@@ -102,8 +102,8 @@ def train_classifier(
     figures["groups"]["overall"]["kappa"]
     ```
     """
-    if missing := [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]:
-        raise ImportError(f"The classifier's card needs {' and '.join(missing)}: pip install 'diq-hf[report]'.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("The classifier's card needs matplotlib: `pip install 'diq-hf[report]'`.")
     output, levels = Path(output), read_levels(dataset, labels)
     groups = _groups(dataset, group_column)
     machine = {"bf16": preferred_dtype() is torch.bfloat16, "use_cpu": preferred_device().type == "cpu"}

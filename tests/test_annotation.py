@@ -485,4 +485,4 @@ def test_cli_errors_before_the_first_request(tmp_path, monkeypatch):
         (["--text", "answer"], "use 'prompt'"),
     ):
         result = CliRunner().invoke(app, [*arguments, *more])
-        assert result.exit_code == 1 and message in str(result.exception)
+        assert result.exit_code == 1 and message in result.stderr

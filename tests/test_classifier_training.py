@@ -198,7 +198,7 @@ def test_killed_run_goes_on(encoder_folder, tmp_path, monkeypatch):
 
 def test_card_needs_its_packages(monkeypatch, encoder_folder, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs jinja2 and matplotlib: pip install 'diq_hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"needs matplotlib: `pip install 'diq-hf\[report\]'`"):
         train_classifier(labelled(40), tmp_path, encoder=encoder_folder)
 
 

@@ -122,7 +122,7 @@ def test_an_error_of_any_kind_is_one_line():
     assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "KeyError" in result.stderr
 
 
-COMMANDS = {command.name or command.callback.__name__: command for command in app.registered_commands}
+COMMANDS = get_command(app).commands
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -136,7 +136,7 @@ def test_every_command(name, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"no_such_option": 1}')
     result = run(name, "--config", "config.json")
     assert result.exit_code == 2 and "'no_such_option'" in result.stderr
-    required = {option.name: "missing.jsonl" for option in get_command(app).commands[name].params if option.required}
+    required = {option.name: "missing.jsonl" for option in COMMANDS[name].params if option.required}
     (tmp_path / "config.json").write_text(json.dumps(required))
     result = run(name, "--config", "config.json")
     assert result.exit_code == 1 and "Traceback" not in result.output

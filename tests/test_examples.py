@@ -15,6 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from scipy.stats import spearmanr
+from trl import SFTConfig
 
 from diq_hf import DIQScorer
 from diq_hf.formats import RowEncoder
@@ -229,7 +230,7 @@ def test_agreement_with_the_truth():
     assert agreement([3, 9, 8, 0], [1, 8, 9, 0])[1] == 0
 
 
-def test_documented_code_runs(model_folder, pool, validation):
+def test_documented_code_runs(model_folder, pool, validation, tmp_path):
     """The README's and the scorer's docstring, with a tiny model in the place of the real one."""
     text = inspect.getdoc(DIQScorer) + (EXAMPLES.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -237,9 +238,13 @@ def test_documented_code_runs(model_folder, pool, validation):
     for block in blocks:
         names = {"ds": Dataset.from_list(pool), "validation_rows": validation}
         names["other_validation_rows"] = Dataset.from_list(validation)
+        # A trainer wants to be told that there is no accelerator.
+        names["arguments"] = SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+        block = block.replace("callbacks=[DIQCallback]", "callbacks=[DIQCallback], args=arguments")
         exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
         results.append(names)
-    docstring, first_use, projected = results
+    docstring, first_use, trained, projected = results
+    assert trained["trainer"].args.max_steps == 1  # three passes over one row
     assert docstring["subset"]["diq_rank"][:] == first_use["subset"]["diq_rank"][:] == [1]
     assert "influence_other" in projected["pool"].column_names
 
