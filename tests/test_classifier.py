@@ -49,6 +49,11 @@ def test_what_is_cut_off_is_counted(encoder_folder, caplog):
         cut = classifier(TEXTS)["overall"]
     assert cut.truncated.tolist() == [True, False, True, False]
     assert "2 of 4 texts are longer than the 8 tokens" in caplog.text
+    length = len(make_tokenizer()(TEXTS[3])["input_ids"])
+    for limit in (length, length - 1):
+        classifier.max_length = limit
+        assert classifier(TEXTS[3:])["overall"].truncated.tolist() == [limit < length]
+    classifier.max_length = 8
     # The question comes first, so an end that is cut off makes no difference.
     again = classifier([TEXTS[2] + " And more.", TEXTS[2]])["overall"].expected
     assert again[0] == again[1] == pytest.approx(cut.expected[2])
