@@ -236,7 +236,7 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     results = []
     for block in blocks:
-        names = {"ds": Dataset.from_list(pool), "validation_rows": validation}
+        names = {"ds": Dataset.from_list(pool), "validation_rows": Dataset.from_list(validation)}
         names["other_validation_rows"] = Dataset.from_list(validation)
         # A trainer wants to be told that there is no accelerator.
         names["arguments"] = SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[])
