@@ -34,21 +34,7 @@ def test_near_duplicates(threshold):
 
 
 def test_a_part_is_as_near_as_its_share():
-    words = [
-        "a",
-        "b",
-        "c",
-        "d",
-        "e",
-        "f",
-        "g",
-        "h",
-        "i",
-        "j",
-        "k",
-        "l",
-        "m",
-    ]  # 10 runs of four, and 7 in the first ten words
+    words = list("abcdefghijklm")  # 10 runs of four, and 7 in the first ten words
     pair = [" ".join(words), " ".join(words[:10])]
     assert near_duplicates(pair, 0.7) == [(0, 1, 0.7)] and near_duplicates(pair, 0.71) == []
 

@@ -127,9 +127,11 @@ def test_paper(folder, run, model_folder):
     assert "diq-0.1: 1 rows" in run("paper/paper.py", "select", *common)
     run("paper/paper.py", "train", "diq-0.1", *common)
     run("paper/paper.py", "evaluate", "diq-0.1", *common)
+    run("paper/paper.py", "evaluate", "base", *common)
     run("paper/paper.py", "evaluate", "base", *common, "--limit", 2, "--max_new_tokens", 3)
     table = run("paper/paper.py", "table", *common)
     assert re.search(r"\| base \| +[\d.]+ \| [\d.]+ \| generated \|", table)
+    assert re.search(r"\| base \| [\d.]+ \| [\d.]+ \| likelihood \|", table)
     assert re.search(r"\| diq-0.1 \| [\d.]+ \| [\d.]+ \| likelihood \|", table)
 
 

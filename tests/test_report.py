@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Value
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
@@ -102,6 +102,15 @@ def test_tables_and_counts(scored, tmp_path):
     assert f"absolute value {spearmanr(lengths, np.abs(influence))[0]:.4g} " in page.text
     assert [row["rank"] for row in page.rows] == [1, 2, 3, 4, 5, 6, None, None]
     assert [row["row"] for row in page.rows] == [0, 1, 2, 3, 6, 4, 5, 7]
+
+
+def test_first_and_last_rows_of_a_quadrant(tmp_path):
+    n = 24  # all at the difficulty threshold, so half are Q1 and half Q3; the last is the most influential
+    scored = Dataset.from_dict({"text": ["row"] * n, "difficulty": [1.0] * n, "influence": range(n)})
+    page = Page(write_report(scored.cast_column("influence", Value("float32")), tmp_path / "report.html"))
+    q1, q3 = (page.source.split(f'<h3><b class="{name}">')[1].split("<h3>")[0] for name in ("Q1", "Q3"))
+    shown = [list(map(int, re.findall(r"<span>row (\d+) ·", part))) for part in (q1, q3)]
+    assert shown == [[23, 22, 21, 20, 19, 16, 15, 14, 13, 12], [11, 10, 9, 8, 7, 4, 3, 2, 1, 0]]
 
 
 def test_rows_are_only_text(scored, tmp_path):

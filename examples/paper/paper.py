@@ -218,8 +218,9 @@ def evaluate(options: argparse.Namespace) -> None:
             answers = likeliest(model, RowEncoder(tokenizer, max_length=None), rows)
         right = [answer == row["answer"] for answer, row in zip(answers, rows, strict=True)]
         accuracy[path.stem] = {"accuracy": 100 * float(np.mean(right)), "questions": len(rows)}
-    result = {"method": "generated" if options.max_new_tokens else "likelihood", "tasks": accuracy}
-    path = options.work / "results" / f"{options.name}.json"
+    method = "generated" if options.max_new_tokens else "likelihood"
+    result = {"trained_on": options.name, "method": method, "tasks": accuracy}
+    path = options.work / "results" / f"{options.name}-{method}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1))
     print(json.dumps(result))
@@ -256,16 +257,16 @@ def read_answer(text: str) -> str | None:
 
 def table(options: argparse.Namespace) -> None:
     """All results as Markdown."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted((options.work / "results").glob("*.json"))}
+    results = [json.loads(path.read_text()) for path in sorted((options.work / "results").glob("*.json"))]
     if not results:
         raise SystemExit(f"There are no results in {options.work / 'results'}. Run `evaluate` first.")
-    tasks = sorted({task for result in results.values() for task in result["tasks"]})
+    tasks = sorted({task for result in results for task in result["tasks"]})
     print(f"| trained on | {' | '.join(tasks)} | mean | answers |")
     print(f"| --- |{' ---: |' * (len(tasks) + 1)} --- |")
-    for name, result in results.items():
+    for result in results:
         accuracy = [result["tasks"].get(task, {}).get("accuracy", float("nan")) for task in tasks]
         cells = " | ".join(f"{value:.2f}" for value in [*accuracy, np.mean(accuracy)])
-        print(f"| {name} | {cells} | {result['method']} |")
+        print(f"| {result['trained_on']} | {cells} | {result['method']} |")
 
 
 def is_main() -> bool:
