@@ -1,5 +1,6 @@
 """`DIQCallback`: a trainer that keeps choosing the rows it trains on, with the weights it has by then."""
 
+import copy
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,8 +56,9 @@ class DIQCallback(TrainerCallback, ExportableState):
             So many validation rows at most, drawn at random; `None` takes all.
         budget (`str`, *optional*, defaults to `"subset"`):
             `"subset"`: `num_train_epochs` counts passes over the selection, so a tenth of the rows costs a tenth of
-            the steps; `args.max_steps` is set for that, unless you set it. `"pool"`: as many steps as without the
-            callback.
+            the steps; the trainer's `args.max_steps` is set for that, unless you set it. `"pool"`: as many steps as
+            without the callback. What the trainer itself counts in epochs (`eval_strategy="epoch"`, say) is passes
+            over the pool either way.
         report_only (`bool`, *optional*, defaults to `False`):
             Score and log, but train on everything.
         online (`bool`, *optional*, defaults to `False`):
@@ -121,11 +123,11 @@ class DIQCallback(TrainerCallback, ExportableState):
             raise ValueError(f"`warmup_ratio` must be in [0, 1), got {warmup_ratio}.")
         row_budget(1, ratio if num_rows is None else None, num_rows)
         self.ratio = ratio
-        self.num_rows = num_rows
+        self.num_rows = None if num_rows is None else int(num_rows)
         self.rescore_every = rescore_every
         self.rescore_unit = rescore_unit
         self.candidates = candidates
-        self.validation = validation
+        self.validation = None if validation is None else list(validation)
         self.difficulty = difficulty
         self.strategy = strategy
         self.difficulty_percentile = difficulty_percentile
@@ -150,24 +152,19 @@ class DIQCallback(TrainerCallback, ExportableState):
         Raises:
             `ValueError`: It cannot be steered.
         """
-        args = trainer.args
         check_trainer(trainer, needs_validation=self.validation is None)
         if sum(isinstance(callback, DIQCallback) for callback in trainer.callback_handler.callbacks) > 1:
             raise ValueError("The trainer has more than one DIQCallback, and each would choose its rows. Keep one.")
         # The trainer may replace a callback by one made from a checkpoint; what that cannot hold is found here.
         trainer._diq_callback = self
-        # A trainer takes `max_steps` before any event of the training; what is set here it does not take for yours.
-        ours = getattr(args, "_diq_max_steps", None)
-        if self.budget == "pool" or self.report_only:
-            if ours is not None and args.max_steps == ours:
-                args.max_steps = -1
+        planned = self._plan(trainer)
+        if planned is None:
             return
-        if args.max_steps > 0 and args.max_steps != ours:
-            return
+        # A copy: the same arguments may serve a trainer without the callback.
+        trainer.args = args = copy.copy(trainer.args)
+        args.max_steps = trainer._diq_max_steps = planned
         size = len(trainer.train_dataset)
         selected = self.num_selected(size)
-        args.max_steps = math.ceil(args.num_train_epochs * selected / trainer.get_total_train_batch_size(args))
-        args._diq_max_steps = args.max_steps
         if trainer.is_world_process_zero():
             logger.warning(
                 f"DIQCallback trains on {selected} of {size} rows at a time: {args.num_train_epochs:g} passes over "
@@ -185,6 +182,13 @@ class DIQCallback(TrainerCallback, ExportableState):
                 "DIQCallback was added after the trainer was made, too late to plan its steps. Pass it as "
                 "`callbacks=[...]`, or call `callback.bind(trainer)` before `trainer.train()`."
             )
+        if trainer.args.max_steps == getattr(trainer, "_diq_max_steps", None) != self._plan(trainer):
+            raise ValueError(
+                f"{self._plan(trainer)} steps are to be trained and {trainer.args.max_steps} were planned: arguments "
+                "changed after the trainer was made. Call `callback.bind(trainer)` before `trainer.train()`."
+            )
+        if self._run is not None:  # of a training that was interrupted
+            self._run.detach()
         if given is not self:  # the trainer made this one from a checkpoint, which holds plain settings alone
             self.validation, self.difficulty = given.validation, given.difficulty
         if state.global_step and state.global_step >= state.max_steps:
@@ -234,5 +238,20 @@ class DIQCallback(TrainerCallback, ExportableState):
         saved = self.saved if self._run is None else self._run.saved()
         return {"args": {name: getattr(self, name) for name in names}, "attributes": {"saved": saved}}
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self._run is not None:
+            self._run.gather()  # a checkpoint of the best may follow
+
+    def _plan(self, trainer: Trainer) -> int | None:
+        """Steps that the budget comes to, or `None` where it is the user's or the pool's."""
+        args, selected = trainer.args, self.num_selected(len(trainer.train_dataset))
+        of_the_user = args.max_steps > 0 and args.max_steps != getattr(trainer, "_diq_max_steps", None)
+        if self.budget == "pool" or self.report_only or of_the_user:
+            return None
+        return math.ceil(args.num_train_epochs * selected / trainer.get_total_train_batch_size(args))
+
     def num_selected(self, size: int) -> int:
+        """Rows of a pool that are trained at a time."""
+        if self.num_rows is not None and self.num_rows > size:
+            raise ValueError(f"`num_rows` is {self.num_rows} and the training set has {size} rows. Lower it.")
         return row_budget(size, self.ratio if self.num_rows is None else None, self.num_rows)

@@ -36,10 +36,11 @@ class SelectionHistory:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def clear(self) -> None:
-        """Removes what an earlier training wrote here."""
+    def clear(self, after: int = -1) -> None:
+        """Removes what an earlier training wrote here about later steps."""
         for path in self._files():
-            path.unlink()
+            if int(path.stem.removeprefix("step-")) > after:
+                path.unlink()
 
     def add(self, step: int, pool: Pool, choice: Choice) -> None:
         """Writes one scoring; the same step again replaces it."""

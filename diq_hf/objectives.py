@@ -26,6 +26,9 @@ class Objective(Protocol):
     def sequence(self, item: Any) -> EncodedRow:
         """The item as a row whose answer the model is to learn."""
 
+    def num_tokens(self, item: Any) -> int:
+        """Tokens that are run for it."""
+
 
 class LanguageModeling:
     """Mean cross-entropy over a row's trained tokens: `SFTTrainer`, and `Trainer` with a causal language model."""
@@ -57,6 +60,9 @@ class LanguageModeling:
     def sequence(self, item: EncodedRow) -> EncodedRow:
         return item
 
+    def num_tokens(self, item: EncodedRow) -> int:
+        return len(item)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -82,6 +88,7 @@ class PreferenceOptimization:
             "f_divergence_type": trainer.f_divergence_type != "reverse_kl",
             "use_weighting": trainer.use_weighting,
             "ld_alpha": trainer.ld_alpha is not None,
+            "sync_ref_model": args.sync_ref_model,  # a reference that changes
         }
         if unknown := [name for name, differs in others.items() if differs]:
             raise ValueError(
@@ -131,6 +138,9 @@ class PreferenceOptimization:
 
     def sequence(self, item: Pair) -> EncodedRow:
         return item.chosen
+
+    def num_tokens(self, item: Pair) -> int:
+        return len(item.chosen) + len(item.rejected)
 
     def _slopes(self, items: Sequence[Pair], means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Derivative of each pair's loss by its answers' mean cross-entropies, of shape `(pairs, 2)`; and the loss."""

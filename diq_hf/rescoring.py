@@ -64,7 +64,7 @@ class TrainerScorer:
         loader = trainer.callback_handler.train_dataloader
         self.dataset, self.collate = loader.dataset, loader.collate_fn
         self.validation = self._validation(validation, max_validation_rows, seed)
-        self.validation_tokens = sum(len(self.objective.sequence(item)) for item in self.validation)
+        self.validation_tokens = sum(map(self.objective.num_tokens, self.validation))
 
     def direction(self) -> Direction:
         """The mean validation gradient at the present weights."""

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from .difficulty import DifficultySource, difficulty_source
+from .digest import tensors_digest
 from .figures import plot_moves
 from .history import SelectionHistory, pack, unpack
 from .influence import Direction
@@ -58,6 +59,7 @@ class Steering:
         self.scorer: TrainerScorer | None = None
         self.difficulty: DifficultySource | None = None
         self.last_step: int | None = None  # after which rows were last selected; None while warming up
+        self.scored_again = False
         self.online: OnlineInfluence | None = None
         self.position = 0  # before which no selection starts
         self.started, self.scoring_seconds, self.scored_rows = time.perf_counter(), 0.0, 0
@@ -69,12 +71,21 @@ class Steering:
         if self.sampler is not None:
             self.sampler.set_epoch(epoch)
             self.sampler.select(np.arange(len(self.pool.num_tokens)))
-            self.position = epoch * len(self.sampler) + step * self.step_size
-        if self.history is not None and state.global_step == 0 and self.trainer.is_world_process_zero():
-            self.history.clear()
+            skipped = 0 if self.trainer.args.ignore_data_skip else step
+            self.position = epoch * len(self.sampler) + skipped * self.step_size
+        self._clear_history()
         if self.callback.online:
             self._start_online()
         self.step(state, control)
+
+    def _clear_history(self, after: int = -1) -> None:
+        if self.history is not None and self.trainer.is_world_process_zero():
+            self.history.clear(after)
+
+    def detach(self) -> None:
+        """Leaves the model as it was."""
+        if self.online is not None:
+            self.online.detach()
 
     def begin_step(self, state: TrainerState) -> None:
         """Before every update step."""
@@ -116,14 +127,19 @@ class Steering:
 
     def end(self, state: TrainerState) -> None:
         """Draws the history, and says what scoring took."""
-        if self.online is not None:
-            self.online.detach()
+        self.detach()
         if not self.trainer.is_world_process_zero():
             return
         logger.info(
             f"DIQCallback scored {self.scored_rows} rows in {self.scoring_seconds:.0f} s, {self._share():.1%} of the "
             "time since training began."
         )
+        if self.callback.rescore_every is not None and not self.scored_again and self.scorer is not None:
+            logger.warning(
+                "Rows were never scored again: the training did not pay for it, with "
+                f"{self.scorer.validation_tokens} tokens of validation rows to begin with. Lower "
+                "`max_validation_rows`, or pass `candidates=None`."
+            )
         if self.history is None or (history := self.history.load()) is None:
             return
         try:
@@ -156,11 +172,12 @@ class Steering:
             steps = state.global_step - self.last_step
             trained = steps * self.step_size * float(self.pool.num_tokens[self.pool.selection].mean())
             self._make_scorer()
-            paid = trained * price_of_training(self.model, self.trainer.args) - self.scorer.validation_tokens
+            paid = trained * price_of_training(self.trainer) - self.scorer.validation_tokens
             rows, weights = self.pool.candidates(int(self.callback.candidates * self.num_selected), paid)
             if len(rows) < min(1.25 * self.num_selected, len(self.pool.num_tokens)):
                 return  # a later pass will have paid for more
         self._score(rows, True, None)
+        self.scored_again = True
         self._take(self.pool.choose(rows, weights), state, control)
 
     def _score(self, rows: np.ndarray, influence: bool, difficulty: DifficultySource | None) -> None:
@@ -185,6 +202,11 @@ class Steering:
             self.sampler.select(selection, at=self.position)
         if self.trainer.is_world_process_zero() and self.history is not None:
             self.history.add(state.global_step, self.pool, choice)
+        if len(selection) < self.num_selected and self.trainer.is_world_process_zero():
+            logger.warning(
+                f"Only {len(selection)} rows can be selected where {self.num_selected} are asked for: the others have "
+                "no finite scores. They are passed over more often instead."
+            )
         logs = {"diq/scored": len(choice.rows), "diq/selected": len(selection)}
         if choice.rule is not None:
             logs |= {f"diq/{name}": int((choice.quadrants == code).sum()) for code, name in enumerate(QUADRANTS)}
@@ -207,9 +229,9 @@ class Steering:
     def _interval(self) -> int:
         """Update steps between two scorings."""
         every = self.callback.rescore_every
-        return (
-            every if self.callback.rescore_unit == "steps" else math.ceil(every * self.num_selected / self.step_size)
-        )
+        if self.callback.rescore_unit == "steps":
+            return every
+        return math.ceil(every * len(self.pool.selection) / self.step_size)
 
     def _share(self) -> float:
         return self.scoring_seconds / max(time.perf_counter() - self.started, 1e-9)
@@ -239,7 +261,8 @@ class Steering:
     def save(self, state: TrainerState) -> None:
         """Beside a checkpoint: the direction that rows are being read on, which its weights no longer give."""
         if self.online is not None and self.trainer.is_world_process_zero():
-            self.online.direction.save(self._direction_path(state), "online")
+            direction = self.online.direction
+            direction.save(self._direction_path(state), tensors_digest(direction.tensors))
 
     def _direction_path(self, state: TrainerState) -> Path:
         return Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}" / "diq_direction.safetensors"
@@ -253,6 +276,12 @@ class Steering:
             columns.pop("difficulty", None)
             if isinstance(wanted, str) and wanted.startswith("column:"):
                 columns["difficulty"] = wanted.removeprefix("column:")
+        for column in columns.values():
+            if column in names and not dataset.features[column].dtype.startswith(("float", "int", "uint", "bool")):
+                raise ValueError(
+                    f"The training set's column {column!r} holds no numbers. Rename it, or name another difficulty: "
+                    "`DIQCallback(difficulty='ifd')`."
+                )
         for name, values in score_columns(dataset, list(columns.values())).items() if columns else ():
             for score in (score for score, column in columns.items() if column == name):
                 self.pool.scores[score][:] = values
@@ -266,6 +295,9 @@ class Steering:
             "selection": None if self.pool.selection is None else pack(self.pool.selection),
             "selections": [[start, pack(rows)] for start, rows in self.sampler.recent()] if self.sampler else [],
             "draws": self.pool.draws,
+            "steps": [self.step_size, self.steps_per_epoch],
+            "direction": self.online and tensors_digest(self.online.direction.tensors),
+            "scored_again": self.scored_again,
             "last_step": self.last_step,
             "scored_rows": self.scored_rows,
             "scoring_seconds": self.scoring_seconds,
@@ -283,11 +315,24 @@ class Steering:
         self.pool.selection = None if saved["selection"] is None else unpack(saved["selection"])
         self.pool.draws, self.last_step = saved["draws"], saved["last_step"]
         self.scored_rows, self.scoring_seconds = saved["scored_rows"], saved["scoring_seconds"]
+        self.scored_again = saved["scored_again"]
         self.started = time.perf_counter() - saved["seconds"]
+        self._clear_history(state.global_step)
+        elsewhere = self.trainer.args.ignore_data_skip or saved["steps"] != [self.step_size, self.steps_per_epoch]
         if self.sampler is not None:
             self.sampler.selections = [(start, unpack(text)) for start, text in saved["selections"]]
+            if elsewhere and self.pool.selection is not None:
+                # Positions mean other rows now: the selection goes on from the start of the epoch.
+                self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
+                self.sampler.selections = []
+                self.sampler.select(self.pool.selection)
         if self.callback.online:
+            if elsewhere:
+                raise ValueError(
+                    "`online=True` goes on with the batches it had. Resume without `ignore_data_skip`, with the same "
+                    "batch size and number of processes."
+                )
             path = self._direction_path(state)
             if not path.exists():
-                logger.warning(f"{path.name} is not beside the checkpoint: the validation gradient is taken anew.")
-            self._start_online(Direction.load(path, "online") if path.exists() else None)
+                logger.warning(f"There is no {path}, so the validation gradient is taken at the present weights.")
+            self._start_online(Direction.load(path, saved["direction"]) if path.exists() else None)

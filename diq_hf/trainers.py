@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
+from trl import DPOTrainer
 
 
 def calling_trainer() -> Trainer:
@@ -47,6 +48,11 @@ def check_trainer(trainer: Trainer, needs_validation: bool) -> None:
             "`auto_find_batch_size` changes the number of steps after they were planned. Set "
             "`per_device_train_batch_size`."
         )
+    if args.dataloader_drop_last and len(dataset) < trainer.get_total_train_batch_size(args):
+        raise ValueError(
+            f"The training set has {len(dataset)} rows, less than one step takes, and `dataloader_drop_last=True` "
+            "drops them. Set it to False."
+        )
     if trainer.is_fsdp_enabled:
         raise ValueError(
             "Rows cannot be scored with a model sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
@@ -64,10 +70,13 @@ def check_trainer(trainer: Trainer, needs_validation: bool) -> None:
             raise ValueError("The evaluation set is a stream. Pass `DIQCallback(validation=list_of_rows)`.")
 
 
-def price_of_training(model: Any, args: TrainingArguments) -> float:
+def price_of_training(trainer: Trainer) -> float:
     """What training on a token costs, in the cost of scoring one: a forward pass and a backward pass to the inputs."""
-    passes = 2 if hasattr(model, "peft_config") else 3  # the weights' own gradients, unless they are frozen
-    return (passes + bool(args.gradient_checkpointing)) / 2
+    passes = 2 if hasattr(trainer.model, "peft_config") else 3  # the weights' own gradients, unless they are frozen
+    passes += bool(trainer.args.gradient_checkpointing)
+    # A preference's reference model runs for both.
+    reference = isinstance(trainer, DPOTrainer) and not trainer.precompute_ref_logps
+    return (passes + reference) / (2 + reference)
 
 
 def row_lengths(dataset: Any) -> np.ndarray:

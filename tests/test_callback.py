@@ -259,6 +259,11 @@ def test_influence_in_mid_training_is_that_of_the_checkpoint(peft_config, train_
     ]
 
 
+def hooks_of(model):
+    kinds = ((module._forward_hooks, module._forward_pre_hooks) for module in model.modules())
+    return [hook for pair in kinds for hooks in pair for hook in hooks.values()]
+
+
 def weights_after(trainer):
     trainer.train()
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -362,8 +367,8 @@ def test_budgets(train_rows, eval_rows, tmp_path):
     args = SFTConfig(**PLAIN, output_dir=str(tmp_path), per_device_train_batch_size=2)
     shared = {"train_dataset": train_rows, "eval_dataset": eval_rows, "processing_class": make_tokenizer()}
     for ratio, expected in ((0.5, 18), (0.25, 9)):  # one `args` for two trainers
-        SFTTrainer(make_model(), args, callbacks=[DIQCallback(ratio=ratio)], **shared)
-        assert args.max_steps == expected
+        trainer = SFTTrainer(make_model(), args, callbacks=[DIQCallback(ratio=ratio)], **shared)
+        assert trainer.args.max_steps == expected and args.max_steps == -1
 
 
 def test_pool_budget_passes_over_the_selection(train_rows, eval_rows, tmp_path):
@@ -512,6 +517,9 @@ def test_refused_by_name(train_rows, eval_rows, preferences, tmp_path):
     trainer = make_trainer("dpo", preferences, preferences, tmp_path, DIQCallback(), loss_type="ipo", max_steps=1)
     with pytest.raises(ValueError, match="plain DPO loss"):
         trainer.train()
+    trainer = make_trainer("dpo", preferences, preferences, tmp_path, DIQCallback(), sync_ref_model=True, max_steps=1)
+    with pytest.raises(ValueError, match="sync_ref_model=True"):
+        trainer.train()
     trainer = make_trainer("dpo", preferences, None, tmp_path, DIQCallback(validation=eval_rows), max_steps=1)
     with pytest.raises(ValueError, match="as its `eval_dataset`"):
         trainer.train()
@@ -621,6 +629,74 @@ def test_sharded_models_are_refused(sharded, name, train_rows, eval_rows, tmp_pa
         DIQCallback().bind(trainer)
 
 
+@pytest.mark.parametrize("change", [{"ignore_data_skip": True}, {"per_device_train_batch_size": 1}])
+def test_resumed_at_other_positions(change, train_rows, eval_rows, tmp_path):
+    """The checkpoint's selection goes on, wherever the trainer starts to read."""
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3}
+    callback = {"num_rows": 4, "candidates": None, "rescore_every": 3, "rescore_unit": "steps"}
+    make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(**callback), **settings).train()
+    chosen = selections(tmp_path)
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(**callback), **settings | change)
+    recorder = Recorder()
+    recorder.watch(trainer)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert {row for rows in recorder.steps[:3] for row in rows} <= chosen[6]
+    assert sorted(selections(tmp_path)) == [0, 3, 6, 9]
+
+
+def test_abandoned_steps_leave_the_history(train_rows, eval_rows, tmp_path):
+    settings = {"max_steps": 10, "save_strategy": "steps", "save_steps": 4}
+    for every, checkpoint in ((3, None), (5, "checkpoint-4")):
+        callback = DIQCallback(num_rows=4, candidates=None, rescore_every=every, rescore_unit="steps")
+        trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, **settings)
+        trainer.train(resume_from_checkpoint=checkpoint and str(tmp_path / checkpoint))
+    assert sorted(selections(tmp_path)) == [0, 3, 8]
+
+
+def test_arguments_changed_after_the_plan(train_rows, eval_rows, tmp_path):
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback := DIQCallback(num_rows=4))
+    trainer.args.num_train_epochs = 10
+    with pytest.raises(ValueError, match=r"20 steps are to be trained and 6 were planned.*callback\.bind"):
+        trainer.train()
+    callback.bind(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 20
+
+
+def test_more_rows_than_there_are(train_rows, eval_rows, tmp_path, caplog):
+    with pytest.raises(ValueError, match="`num_rows` is 25 and the training set has 24"):
+        make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=25))
+    scored = train_rows.add_column("difficulty", [1.0] * 24).add_column("influence", [1.0, 2.0, 3.0] + [None] * 21)
+    callback = DIQCallback(num_rows=6, rescore_every=None)
+    make_trainer("sft", scored, eval_rows, tmp_path, callback, max_steps=2).train()
+    assert selections(tmp_path) == {0: {0, 1, 2}} and "Only 3 rows can be selected" in caplog.text
+    words = train_rows.add_column("difficulty", ["hard"] * 24)
+    with pytest.raises(ValueError, match="'difficulty' holds no numbers"):
+        make_trainer("sft", words, eval_rows, tmp_path, DIQCallback(), max_steps=1).train()
+
+
+def test_never_scored_again_is_said(train_rows, eval_rows, tmp_path, caplog):
+    callback = DIQCallback(num_rows=2)
+    make_trainer("sft", train_rows, eval_rows, tmp_path, callback, num_train_epochs=2, peft_config=LORA).train()
+    assert list(selections(tmp_path)) == [0] and "never scored again" in caplog.text
+
+
+def test_interrupted_training_leaves_no_hooks(train_rows, eval_rows, tmp_path):
+    callback = DIQCallback(num_rows=6, online=True)
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=3)
+
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    trainer.add_callback(Interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(Interrupt)
+    trainer.train()
+    assert not [hook for hook in hooks_of(trainer.model) if hook.__module__.startswith("diq_hf")]
+
+
 ONLINE = {
     "lora": {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"])},
     "reentrant": {
@@ -655,13 +731,7 @@ def test_online_influence_is_that_of_the_step(case, train_rows, eval_rows, tmp_p
     history = load_dataset("parquet", data_files=f"{tmp_path}/diq/*.parquet", split="train").sort("row")
     expected = np.array(history["influence"][:])[list(read)]
     assert np.allclose(list(read.values()), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    left = [
-        hook
-        for module in trainer.model.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for hook in hooks.values()
-    ]
-    assert not [hook for hook in left if hook.__module__.startswith("diq_hf")]
+    assert not [hook for hook in hooks_of(trainer.model) if hook.__module__.startswith("diq_hf")]
 
 
 @pytest.mark.parametrize("settings", [{}, {"peft_config": LORA, "bf16": True}], ids=["full", "lora_bf16"])
