@@ -18,7 +18,7 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 from . import __version__
-from .difficulty import DifficultySource, RowBatch, difficulty_source
+from .difficulty import ClassifierDifficulty, DifficultySource, RowBatch, difficulty_source
 from .digest import digest, model_digest, rows_digest, tokenizer_digest
 from .formats import ACCEPTED, EncodedRow, RowEncoder, RowError
 from .influence import Direction, InfluenceEngine
@@ -209,8 +209,8 @@ class DIQScorer:
             model["adapter"] = public_name(self._name)["name"]
         source = self.difficulty
         difficulty = source and {"source": type(source).__name__, "fingerprint": source.fingerprint}
-        if isinstance(name := getattr(getattr(source, "model", None), "name_or_path", None), str):
-            difficulty["model"] = public_name(name)
+        if isinstance(source, ClassifierDifficulty):
+            difficulty["model"] = public_name(source.classifier.model.name_or_path)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         return {
             "algorithm": ALGORITHM,

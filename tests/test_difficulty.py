@@ -183,6 +183,12 @@ def test_loss_and_num_tokens(tokenizer, validation):
         DIQScorer(make_model(), validation, tokenizer, difficulty="loss")({"text": [A]})
 
 
+def test_recipe_names_the_classifier(classifier_folder, tokenizer, validation):
+    folder = classifier_folder({0: "1", 1: "2"})
+    recipe = DIQScorer(make_model(), validation, tokenizer, difficulty=folder).recipe()
+    assert recipe["difficulty"]["model"]["name"] == folder.rsplit("/", 1)[-1]
+
+
 def test_fingerprint_of_a_classifier(classifier_folder):
     id2label = {0: "1", 1: "2"}
     first = ClassifierDifficulty(classifier_folder(id2label)).fingerprint
