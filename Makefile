@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-minimum quality style clean
 
 demo: $(READY)
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo/demo.py
 
 test: quality
 	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=10

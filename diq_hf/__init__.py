@@ -10,20 +10,20 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "DIQScorer": "scorer",
-    "QuadrantRule": "quadrants",
-    "select_subset": "quadrants",
-    "DifficultyClassifier": "classifier",
-    "ColumnDifficulty": "difficulty",
-    "ClassifierDifficulty": "difficulty",
-    "IFDDifficulty": "difficulty",
-    "projected_influence": "projections",
-    "DIQCallback": "callback",
-    "annotate": "annotation",
-    "push_subset": "hub",
-    "load_subset": "hub",
-    "verify_subset": "hub",
-    "write_report": "report",
+    "DIQScorer": "scoring.scorer",
+    "QuadrantRule": "selection.quadrants",
+    "select_subset": "selection.quadrants",
+    "DifficultyClassifier": "difficulty.classifier",
+    "ColumnDifficulty": "difficulty.sources",
+    "ClassifierDifficulty": "difficulty.sources",
+    "IFDDifficulty": "difficulty.sources",
+    "projected_influence": "engine.projections",
+    "DIQCallback": "training.callback",
+    "annotate": "annotation.annotate",
+    "push_subset": "publishing.hub",
+    "load_subset": "publishing.hub",
+    "verify_subset": "publishing.hub",
+    "write_report": "reporting.report",
 }
 
 __all__ = ["__version__", *_ROOMS]

@@ -13,7 +13,7 @@ import torch
 import xxhash
 from torch import nn
 
-from .formats import EncodedRow
+from .rows.formats import EncodedRow
 
 
 def digest(value: Any) -> str:

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 
 # A cache of the tests' own: what an earlier run left must not answer, and nothing is left to the user.
@@ -37,8 +38,12 @@ from transformers import (
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
-# A script for a process of its own, which pytest would import for its docstrings.
-collect_ignore = ["hub_session.py"]
+# Pytest would import them for their docstrings.
+collect_ignore = ["support"]
+
+# Scripts for processes of their own; they import what tests import.
+SUPPORT = Path(__file__).parent / "support"
+os.environ["PYTHONPATH"] = os.pathsep.join([str(SUPPORT.parent), str(SUPPORT)])
 
 VOCABULARY = 384
 TEMPLATE = (

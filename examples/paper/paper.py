@@ -27,8 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from diq_hf import DIQScorer, select_subset
-from diq_hf.formats import RowEncoder
-from diq_hf.influence import InfluenceEngine
+from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.rows.formats import RowEncoder
 
 
 POOL = "FreedomIntelligence/medical-o1-reasoning-SFT"

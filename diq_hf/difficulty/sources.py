@@ -1,0 +1,289 @@
+"""Sources of difficulty: how much knowledge and reasoning a row needs.
+
+A source is any object with a `fingerprint`, the dataset `columns` it reads, and a call that turns a [`RowBatch`] into
+one number a row, or several: see [`DifficultySource`].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..digest import digest
+from ..rows.formats import IGNORE_INDEX, EncodedRow, RowEncoder, RowError
+from .classifier import UNNAMED, DifficultyClassifier
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """What a difficulty source may use. A `reusable` source gets `prepared` and `encoder` alone.
+
+    Args:
+        prepared (`list`):
+            What the source's own `prepare` returned for each row.
+        encoded (`list[EncodedRow]`):
+            The rows as the scoring model trains on them.
+        losses (`np.ndarray` of shape `(rows,)`):
+            The scoring model's loss on `encoded`, in nats.
+        encoder ([`~diq_hf.rows.formats.RowEncoder`]):
+            How rows become tokens.
+        forward (`Callable`):
+            Gives the scoring model's losses on further encoded rows.
+    """
+
+    prepared: Sequence[Any]
+    encoded: Sequence[EncodedRow] | None
+    losses: np.ndarray | None
+    encoder: RowEncoder
+    forward: Callable[[Sequence[EncodedRow]], np.ndarray] | None
+
+
+class DifficultySource(Protocol):
+    """What [`DIQScorer`] asks of a source of difficulty."""
+
+    columns: tuple[str, ...]
+    """Dataset columns it reads beside the row itself."""
+
+    extra_columns: tuple[str, ...]
+    """Columns it gives beside `difficulty`, to be had by `DIQScorer(extra_columns=...)`."""
+
+    reusable: bool
+    """Whether its scores are the same beside any scoring model and dear enough to be kept on disk for the next one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that decides its scores."""
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> Any:
+        """What it needs of one row. Raises [`RowError`] for a row it cannot score, before anything is computed."""
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        """`difficulty` and the extra columns, each of shape `(rows,)`."""
+
+
+class _OfScoringModel:
+    """What sources share that look at the scoring model's own losses or tokens."""
+
+    columns = ()
+    extra_columns = ()
+    reusable = False
+
+
+class _OfAnswer(_OfScoringModel):
+    """Sources that need the loss of the answer alone, l(answer | prompt)."""
+
+    name: str
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> EncodedRow:
+        try:
+            return encoder.encode_answer(row)
+        except RowError as error:
+            raise RowError(
+                f"{self.name} cannot be taken: {error} Or name another source with `difficulty=`."
+            ) from error
+
+    def given_prompt(self, batch: RowBatch) -> np.ndarray:
+        losses = batch.losses.copy()
+        # Rows that are trained on their answer alone have this loss from the influence pass already.
+        missing = [
+            i
+            for i, (row, answer) in enumerate(zip(batch.encoded, batch.prepared, strict=True))
+            if not np.array_equal(row.labels, answer.labels)
+        ]
+        if missing:
+            losses[missing] = batch.forward([batch.prepared[i] for i in missing])
+        return losses
+
+
+class IFDDifficulty(_OfAnswer):
+    """Instruction-following difficulty under the scoring model itself: l(answer | prompt) / l(answer).
+
+    Above 1 the prompt does not help the model to predict the answer; far below 1 it gives the answer away. It needs
+    no set-up, but it measures how well prompt and answer fit for *this* model: an answer that has nothing to do with
+    its prompt looks difficult, and very short answers swing widely. Both losses run over the same tokens; without the
+    prompt they follow the BOS (else the EOS) token alone. Introduced as IFD in https://huggingface.co/papers/2308.12032.
+    """
+
+    name = "IFD, the default difficulty,"
+    fingerprint = "ifd-1"
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        alone = batch.forward([_without_prompt(answer, batch.encoder) for answer in batch.prepared])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"difficulty": self.given_prompt(batch) / alone}
+
+
+class LossDifficulty(_OfAnswer):
+    """Mean loss of the answer under the scoring model itself, given its prompt, in nats: l(answer | prompt).
+
+    It costs nothing where rows are trained on their answer alone. It measures how surprising the answer's *text* is to
+    this model, not how hard the question is: a wrong, garbled or oddly worded answer scores high, and a hard question
+    answered by a long fluent chain of thought scores low, since most of its tokens are easy to guess.
+    """
+
+    name = "The answer's loss"
+    fingerprint = "loss-1"
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": self.given_prompt(batch)}
+
+
+class NumTokensDifficulty(_OfScoringModel):
+    """Number of tokens of the row as it is trained on, cut to `max_length`.
+
+    Longer rows often hold longer reasoning, so it is a fair first guess within one source of data. It misleads where
+    rows are long for another reason (pasted context, a wordy writer), between sources that differ in style, and above
+    `max_length`, where all rows are the same. It is also tied to influence, which favours short rows.
+    """
+
+    fingerprint = "num-tokens-1"
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> None:
+        return None
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": np.array([len(row) for row in batch.encoded], dtype=float)}
+
+
+def _without_prompt(answer: EncodedRow, encoder: RowEncoder) -> EncodedRow:
+    tokenizer = encoder.processing_class
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise ValueError(
+            "IFD starts an answer without its prompt with BOS or EOS, and the tokenizer has neither. Set one."
+        )
+    trained = np.flatnonzero(answer.labels[1:] != IGNORE_INDEX) + 1
+    return EncodedRow(
+        np.concatenate([[start], answer.input_ids[trained]]), np.concatenate([[IGNORE_INDEX], answer.labels[trained]])
+    )
+
+
+class ColumnDifficulty:
+    """A difficulty that the dataset has already.
+
+    Args:
+        column (`str`):
+            A column of numbers; larger is harder. A null stays unscored.
+    """
+
+    extra_columns = ()
+    reusable = False  # nothing to save
+
+    def __init__(self, column: str):
+        self.column = column
+        self.columns = (column,)
+        self.fingerprint = f"column-1:{column}"
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> float:
+        if self.column not in row:
+            raise ValueError(
+                f"The difficulty column {self.column!r} is not in the dataset. Name one that is, or another source."
+            )
+        value = row[self.column]
+        try:
+            return float("nan") if value is None else float(value)
+        except (TypeError, ValueError) as error:
+            raise RowError(f"its difficulty column {self.column!r} holds {value!r}, not a number.") from error
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        return {"difficulty": np.array(batch.prepared)}
+
+
+class ClassifierDifficulty:
+    """Expected level under a [`DifficultyClassifier`], read from the row's prompt.
+
+    It is as good as the labels the classifier learned from and as close to your rows as theirs were: look at its card
+    before you trust it on another domain. It sees no answer by default, so a spoiled answer leaves it unmoved.
+
+    `DIQScorer.score` keeps its scores on disk apart from the influence, so that scoring the same dataset with another
+    model does not run it again.
+
+    Args:
+        model (`str`, `Path` or [`DifficultyClassifier`]):
+            Hub id or folder of a sequence-classification checkpoint, or a loaded classifier. With n > 2 ordered
+            classes the score is Σ k·p(k), k = 1..n; with two it is the probability of the harder one; a regression
+            head (one label) gives its value.
+        perspective (`str`, *optional*):
+            The head that becomes `difficulty`; by default `"overall"`, or the only one. Every head named
+            `"knowledge"`, `"reasoning"` or `"overall"` is to be had as well, as `difficulty_<perspective>`.
+        labels (`Sequence[str]`, *optional*):
+            The class names from easiest to hardest, where they hold no numbers (`"LABEL_0"`, `"level 3"`, …).
+        text (`str`, *optional*, defaults to `"prompt"`):
+            What is read: `"prompt"` or `"prompt+completion"`. The end is cut off where it is over the classifier's
+            length, so the answer goes before the question.
+        revision (`str`, *optional*):
+            Revision on the Hub.
+        device (`str`, *optional*):
+            Device; by default the accelerator if there is one.
+
+    Raises:
+        `ValueError`: The order of the classes cannot be read, or there is no such perspective.
+
+    Example:
+
+    ```python
+    difficulty = ClassifierDifficulty("path/to/classifier", perspective="reasoning")
+    diq_score = DIQScorer(model, validation, difficulty=difficulty, extra_columns=["difficulty_knowledge"])
+    ```
+    """
+
+    columns = ()
+    reusable = True
+
+    def __init__(
+        self,
+        model: Any,
+        perspective: str | None = None,
+        labels: Sequence[str] | None = None,
+        text: str = "prompt",
+        revision: str | None = None,
+        device: str | None = None,
+    ):
+        if text not in ("prompt", "prompt+completion"):
+            raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
+        if not isinstance(model, DifficultyClassifier):
+            model = DifficultyClassifier.from_pretrained(model, labels, revision=revision, device=device)
+        self.classifier = model
+        self.text = text
+        self.perspective = model.main_perspective if perspective is None else perspective
+        if self.perspective not in model.heads:
+            wrong = "has no main one" if perspective is None else f"has no {perspective!r}"
+            raise ValueError(f"The classifier {wrong}: pass `perspective=`, one of {list(model.heads)}.")
+        self.fingerprint = digest(["classifier-source-1", model.fingerprint, text, self.perspective])
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        return tuple(f"difficulty_{name}" for name in self.classifier.heads if name != UNNAMED)
+
+    def prepare(self, row: Mapping, encoder: RowEncoder) -> str:
+        prompt, answer = encoder.texts(row)
+        return prompt if self.text == "prompt" else f"{prompt}\n\n{answer}"
+
+    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+        found = self.classifier(batch.prepared)
+        columns = {f"difficulty_{name}": levels.expected for name, levels in found.items() if name != UNNAMED}
+        return {"difficulty": found[self.perspective].expected, **columns}
+
+
+NAMED = {"ifd": IFDDifficulty, "loss": LossDifficulty, "num_tokens": NumTokensDifficulty}
+
+
+def difficulty_source(value: Any) -> DifficultySource | None:
+    """The source a `difficulty=` argument names: of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value in NAMED:
+            return NAMED[value]()
+        column = value.removeprefix("column:")
+        return ClassifierDifficulty(value) if column == value else ColumnDifficulty(column)
+    if isinstance(value, DifficultyClassifier):
+        return ClassifierDifficulty(value)
+    wanted = ("fingerprint", "columns", "extra_columns", "reusable", "prepare")
+    if isinstance(value, type) or not all(hasattr(value, name) for name in wanted):
+        raise TypeError(
+            "`difficulty` must be 'ifd', 'loss', 'num_tokens', 'column:NAME', a checkpoint or a source such as "
+            f"IFDDifficulty(), got {value!r}."
+        )
+    return value

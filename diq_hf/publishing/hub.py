@@ -1,0 +1,317 @@
+"""Subsets on the Hub: published with what proves them, pulled with their digests checked, verified from their scores.
+
+A push is one commit. Data, card, pictures and recipe become visible together or not at all, by the Hub's own doing:
+what a killed push has uploaded belongs to no commit, and is found again by the next.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import Dataset, load_dataset
+from datasets.utils.logging import get_logger
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+
+from .. import __version__
+from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, scores_alone
+from .publication import Publication, refuse_private
+from .repository import Repository
+from .subset_card import TAGS, different_numbers, size_category
+
+
+logger = get_logger(__name__)
+
+# A commit that another one overtook (409, 412) is made again on top of that one, so many times in all, and at first
+# after so many seconds. `huggingface_hub` leaves this to its callers.
+ATTEMPTS, WAIT = 5, 0.5
+
+
+class Verification(NamedTuple):
+    """What [`verify_subset`] found in one configuration.
+
+    Args:
+        problems (`list[str]`):
+            One sentence for each thing that is not as stated.
+        proven (`bool`):
+            Whether the scores of the whole pool are published, so that the selection itself was derived again.
+    """
+
+    problems: list[str]
+    proven: bool
+
+
+def push_subset(
+    subset: Dataset,
+    repo_id: str,
+    config_name: str | None = None,
+    *,
+    scored: Dataset | None = None,
+    recipe: Mapping | None = None,
+    source_datasets: str | list[str] | None = None,
+    license: str | list[str] | None = None,
+    language: str | list[str] | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Publishes a subset as one configuration of a dataset repository, with a card that states how it was made.
+
+    Data, card, pictures and recipe go up in one commit: a push that fails or is killed changes nothing and is simply
+    run again. Of a card that is there already, the text outside of this configuration's section, the YAML keys and
+    the other configurations stay.
+
+    Args:
+        subset ([`~datasets.Dataset`]):
+            What [`select_subset`] returns; with `config_name="scored"` the whole scored pool.
+        repo_id (`str`):
+            Dataset repository, `"name"` or `"namespace/name"`; made if it is not there.
+        config_name (`str`, *optional*):
+            Name of the configuration; by default after strategy and budget, such as `"diq_1pct"` or `"diq_500"`.
+        scored ([`~datasets.Dataset`], *optional*):
+            The whole pool the subset was selected from. Its scores (no texts) are published beside the subset as
+            configuration `<config_name>_scores`, from which anyone can derive the selection again.
+        recipe (`dict`, *optional*):
+            What [`DIQScorer.recipe`] returned. Its `selection`, as `diq select` writes it, says how the rows were
+            selected; by default, the first rows by DIQ at the paper's thresholds.
+        source_datasets (`str` or `list[str]`, *optional*):
+            Hub ids of the datasets the rows are from; by default the recipe's.
+        license (`str` or `list[str]`, *optional*):
+            License of the rows; by default that of the source datasets' cards.
+        language (`str` or `list[str]`, *optional*):
+            Language of the rows; by default that of the source datasets' cards.
+        private (`bool`, *optional*):
+            As in [`~datasets.Dataset.push_to_hub`], like the next four.
+        token (`str` or `bool`, *optional*):
+            See [`~datasets.Dataset.push_to_hub`].
+        revision (`str`, *optional*):
+            See [`~datasets.Dataset.push_to_hub`].
+        create_pr (`bool`, *optional*, defaults to `False`):
+            See [`~datasets.Dataset.push_to_hub`].
+        commit_message (`str`, *optional*):
+            See [`~datasets.Dataset.push_to_hub`].
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`]: The commit, or pull request.
+
+    Raises:
+        `ValueError`: The subset does not follow from `scored`, the recipe holds a local path or the token, or the
+            repository has something that the push would hide or replace.
+        [`~huggingface_hub.errors.HfHubHTTPError`]: The Hub refused, and nothing was published.
+
+    Example:
+
+    ```python
+    scored = diq_score.score(ds)
+    subset = select_subset(scored, ratio=0.01)
+    push_subset(subset, "me/medical-diq", "diq_1pct", scored=scored, recipe=diq_score.recipe())
+    ```
+    """
+    if recipe is None:
+        logger.warning("No `recipe` is given, so the card cannot say how the scores were made.")
+    recipe = dict(recipe or {})
+    subset, pool, recipe["selection"] = _checked(subset, scored, recipe.get("selection"), config_name == WHOLE)
+    config_name = config_name or _config_name(recipe["selection"])
+    if not re.fullmatch(r"[\w.-]+", config_name) or config_name == "data" or config_name.endswith("_scores"):
+        raise ValueError(
+            f"`config_name` is {config_name!r}. Use letters, digits, '_', '.' and '-'; 'data' and names that end in "
+            "'_scores' are taken."
+        )
+    refuse_private(recipe, token if isinstance(token, str) else None)
+    api = _api(token)
+    repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+    metadata = _metadata(recipe, len(subset), source_datasets, license, language, token)
+    with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
+        publication = Publication(Path(folder), config_name, subset, pool, recipe)
+        try:
+            _make_ready(api, repo_id, private, None if create_pr else revision)
+            for attempt in range(1, ATTEMPTS + 1):
+                present = Repository(api, repo_id, revision)
+                readme = publication.readme(repo_id, present.readme, present.files, metadata)
+                outdated = publication.outdated(present.files)
+                try:
+                    return api.create_commit(
+                        repo_id,
+                        [
+                            CommitOperationAdd("README.md", readme.encode()),
+                            *(CommitOperationAdd(path, file) for path, file in publication.paths.items()),
+                            *(CommitOperationDelete(path) for path in outdated),
+                        ],
+                        commit_message=commit_message or f"{config_name}: {len(subset)} rows, their card and recipe",
+                        repo_type="dataset",
+                        revision=revision,
+                        create_pr=create_pr,
+                        parent_commit=present.sha,
+                    )
+                except HfHubHTTPError as error:
+                    if error.response.status_code not in (409, 412) or attempt == ATTEMPTS:
+                        raise
+                    logger.info(f"Another commit came first ({error.response.status_code}); trying again.")
+                    time.sleep(WAIT * 2 ** (attempt - 1))
+        except HfHubHTTPError as error:
+            if error.response.status_code in (401, 403):
+                remedy = f"Log in with `hf auth login`, or pass a `token` that may write to {repo_id}."
+                error.append_to_message(f"\nNothing was published. {remedy}")
+            raise
+
+
+def load_subset(
+    repo_id: str, config_name: str | None = None, *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[Dataset, dict]:
+    """Pulls a published subset and checks every file against the digests of its recipe.
+
+    `load_dataset(repo_id, config_name, split="train")` loads the same rows unchecked.
+
+    Args:
+        repo_id (`str`):
+            Dataset repository.
+        config_name (`str`, *optional*):
+            Configuration; may be left out if there is one.
+        revision (`str`, *optional*):
+            As in [`~datasets.load_dataset`], like the next.
+        token (`str` or `bool`, *optional*):
+            See [`~datasets.load_dataset`].
+
+    Returns:
+        The rows, and the recipe they were published with.
+
+    Raises:
+        `ValueError`: There is no such subset, or it is not what was published.
+
+    Example:
+
+    ```python
+    subset, recipe = load_subset("me/medical-diq", "diq_1pct")
+    trainer = SFTTrainer(recipe["model"]["name"], train_dataset=subset)
+    ```
+    """
+    repository = Repository(_api(token), repo_id, revision)
+    if config_name is None:
+        if len(repository.subsets) != 1:
+            raise ValueError(f"{repo_id} has the subsets {repository.subsets}. Pass one as `config_name`.")
+        config_name = repository.subsets[0]
+    recipe = repository.recipe(config_name)
+    if problems := repository.changed_files(config_name, recipe):
+        raise ValueError(f"{repo_id}, {config_name}: {'; '.join(problems)}.")
+    return load_dataset(repo_id, config_name, split="train", revision=repository.sha, token=token), recipe
+
+
+def verify_subset(
+    repo_id: str, config_name: str | None = None, *, revision: str | None = None, token: str | bool | None = None
+) -> dict[str, Verification]:
+    """Derives a published selection again, from the published scores alone, and compares it with all that is stated.
+
+    Files are held against their digests; thresholds, quadrants, ranks, counts and the chosen rows against what the
+    scores give; the card's tables against these numbers.
+
+    Args:
+        repo_id (`str`):
+            Dataset repository.
+        config_name (`str`, *optional*):
+            Configuration; by default every published subset.
+        revision (`str`, *optional*):
+            As in [`~datasets.load_dataset`], like the next.
+        token (`str` or `bool`, *optional*):
+            See [`~datasets.load_dataset`].
+
+    Returns:
+        `dict[str, Verification]`: By configuration, what was found.
+
+    Example:
+
+    ```python
+    assert not verify_subset("me/medical-diq")["diq_1pct"].problems
+    ```
+    """
+    repository = Repository(_api(token), repo_id, revision)
+    if not repository.subsets:
+        raise ValueError(f"{repo_id} has no subset that was published by `push_subset`.")
+    found = {}
+    for name in repository.subsets if config_name is None else [config_name]:
+        recipe = repository.recipe(name)
+        subset = repository.scores(f"{name}/train-")
+        scores = subset if name == WHOLE else repository.scores(f"{name}/scores-")
+        problems = repository.changed_files(name, recipe)
+        problems += differences(recipe["selection"], scores, subset)
+        problems += different_numbers(repository.readme or "", name, recipe)
+        found[name] = Verification(problems, scores is not None)
+    return found
+
+
+def _api(token: str | bool | None) -> HfApi:
+    return HfApi(token=token, library_name="diq_hf", library_version=__version__)
+
+
+def _checked(
+    subset: Dataset, scored: Dataset | None, recorded: Mapping | None, whole: bool
+) -> tuple[Dataset, Dataset | None, dict]:
+    """The rows to publish, their pool and the selection, which follow from each other."""
+    if whole:
+        pool, subset, selection = derive_selection(subset, (recorded or {}) | {"strategy": None, "ratio": None})
+        return subset, pool, selection
+    described = describe_subset(subset, recorded)
+    if scored is None:
+        pool, stated, selection, scores = None, described, described, None
+    else:
+        pool, _, selection = derive_selection(scored, described)
+        stated, scores = selection | dict(recorded or {}), scores_alone(pool)
+    if problems := differences(stated, scores, subset):
+        raise ValueError(
+            f"The subset does not follow from its scores: {'; '.join(problems)}. Pass the pool it was selected from "
+            "as `scored`, and the settings it was selected with as the recipe's `selection`."
+        )
+    return subset, pool, selection
+
+
+def _config_name(selection: Mapping) -> str:
+    budget = f"{100 * selection['ratio']:g}pct" if selection["ratio"] else str(selection["subset"]["rows"])
+    return f"{selection['strategy']}_{budget}"
+
+
+def _metadata(
+    recipe: Mapping,
+    num_rows: int,
+    sources: str | list[str] | None,
+    license: str | list[str] | None,
+    language: str | list[str] | None,
+    token: str | bool | None,
+) -> dict:
+    """The YAML head, but for the configurations. License and language are inherited from the source datasets."""
+    sources = [sources] if isinstance(sources, str) else list(sources or [])
+    if not sources and (recipe.get("pool") or {}).get("on_hub"):
+        sources = [recipe["pool"]["name"]]
+    for source in sources:
+        try:
+            card = DatasetCard.load(source, token=token).data
+        except (EntryNotFoundError, RepositoryNotFoundError):  # no card, or not one that this token may read
+            continue
+        license, language = license or card.license, language or card.language
+    if not license:
+        logger.warning(
+            "The license of the rows is unknown, so the card has none. Pass `license`, or `source_datasets` whose "
+            "cards name one."
+        )
+    model = recipe.get("model") or {}
+    return {
+        "language": [language] if isinstance(language, str) else language,
+        "license": license,
+        "size_categories": [size_category(num_rows)],
+        "source_datasets": sources or None,
+        "base_model": [model["name"]] if model.get("on_hub") else None,
+        "tags": TAGS,
+    }
+
+
+def _make_ready(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
+    """The repository and the branch, if they are not there."""
+    if not api.repo_exists(repo_id, repo_type="dataset"):
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    elif private and not api.repo_info(repo_id, repo_type="dataset").private:
+        raise ValueError(f"{repo_id} is there and public. Make it private in its settings, or leave `private` out.")
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)

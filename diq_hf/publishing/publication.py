@@ -1,0 +1,152 @@
+"""What a published subset consists of: Parquet files, scores, recipe, pictures and a README, all in one folder."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..names import RECIPE
+from ..selection.proof import scores_alone
+from .subset_card import draw_selection, merge_card, render_card
+
+
+SHARD_BYTES = 500_000_000  # as `Dataset.push_to_hub` has it
+DATA_FILES = {".arrow", ".csv", ".gz", ".json", ".jsonl", ".parquet", ".tar", ".tsv", ".txt", ".zip", ".zst"}
+
+
+class Publication:
+    """One configuration, written to a local folder, ready to be committed.
+
+    Args:
+        folder (`Path`):
+            An empty folder.
+        config_name (`str`):
+            The configuration.
+        subset ([`~datasets.Dataset`]):
+            Its rows.
+        pool ([`~datasets.Dataset`], *optional*):
+            The pool they were selected from; its scores become configuration `<config_name>_scores`.
+        recipe (`dict`):
+            The scorer's facts and `selection`.
+    """
+
+    def __init__(self, folder: Path, config_name: str, subset: Dataset, pool: Dataset | None, recipe: Mapping):
+        self.config_name = config_name
+        self.paths: dict[str, Path] = {}  # in the repository: here
+        self.infos: dict[str, DatasetInfo] = {}
+        self._folder = folder
+        self._add_rows(config_name, "train", subset)
+        if pool is not None and pool is not subset:
+            self._add_rows(f"{config_name}_scores", "scores", scores_alone(pool))
+        digests = {path: file_digest(file) for path, file in self.paths.items()}
+        self.recipe = dict(recipe) | {"files": digests}
+        self.recipe["digest"] = recipe_digest(self.recipe)
+        self.figures = draw_selection(pool, subset, recipe["selection"], folder)
+        recorded = folder / RECIPE
+        recorded.write_text(json.dumps(self.recipe, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        self.paths |= {f"{config_name}/{file.name}": file for file in (recorded, *self.figures)}
+
+    def _add_rows(self, config_name: str, stem: str, rows: Dataset) -> None:
+        rows = rows.with_format(None)
+        size = rows.data.nbytes * len(rows) / max(1, len(rows.data))
+        shards = max(1, math.ceil(size / SHARD_BYTES))
+        written, stored = 0, 0
+        for i in range(shards):
+            file = self._folder / f"{stem}-{i:05d}-of-{shards:05d}.parquet"
+            written += rows.shard(shards, i, contiguous=True).to_parquet(file)
+            stored += file.stat().st_size
+            self.paths[f"{self.config_name}/{file.name}"] = file
+        splits = SplitDict()
+        splits.add(SplitInfo("train", num_bytes=written, num_examples=len(rows)))
+        self.infos[config_name] = DatasetInfo(
+            features=rows.features, splits=splits, download_size=stored, dataset_size=written
+        )
+
+    def outdated(self, files: Iterable[str]) -> list[str]:
+        """Files of an earlier push of this configuration that this one does not replace."""
+        ours = re.compile(rf"{re.escape(self.config_name)}/((train|scores)-.*\.parquet|(quadrants|histograms)\.png)")
+        return [path for path in files if ours.fullmatch(path) and path not in self.paths]
+
+    def readme(self, repo_id: str, present: str | None, files: Iterable[str], metadata: Mapping) -> str:
+        """The repository's README with this configuration in it.
+
+        Args:
+            repo_id (`str`):
+                The dataset repository.
+            present (`str`, *optional*):
+                Its README as it stands.
+            files (`Iterable[str]`):
+                What it holds.
+            metadata (`dict`):
+                Further keys of the YAML head.
+
+        Raises:
+            `ValueError`: The repository has data that this push would hide or replace.
+        """
+        head = DatasetCard(present).data if present is not None else DatasetCardData()
+        configs = head.get("configs") or []
+        infos = head.get("dataset_info") or []
+        infos = [infos] if isinstance(infos, dict) else infos
+        files = set(files)
+        ours = {self.config_name, f"{self.config_name}_scores"}
+        if any(config["config_name"] in ours for config in configs) and f"{self.config_name}/{RECIPE}" not in files:
+            raise ValueError(
+                f"{repo_id} has a configuration {self.config_name!r} that was not published by `push_subset`. Choose "
+                "another `config_name`."
+            )
+        if not configs and (data := sorted(path for path in files if Path(path).suffix in DATA_FILES)):
+            raise ValueError(
+                f"{repo_id} has data files ({data[0]}, …) but no `configs:` in its README, so naming one would hide "
+                "them. Name theirs there first, or push to another repository."
+            )
+        data = DatasetCardData(**metadata)
+        if kept := [config for config in configs if config["config_name"] not in ours]:
+            data["configs"] = kept
+        if kept := [info for info in infos if info.get("config_name", "default") not in ours]:
+            data["dataset_info"] = kept if len(kept) > 1 else kept[0]
+        DatasetInfosDict(self.infos).to_dataset_card_data(data)
+        folder = self.config_name
+        stems = dict(zip(self.infos, ("train", "scores"), strict=False))
+        MetadataConfigs(
+            {name: {"data_files": [{"split": "train", "path": f"{folder}/{stem}-*"}]} for name, stem in stems.items()}
+        ).to_dataset_card_data(data)
+        card = render_card(repo_id, folder, self.recipe, data, [file.name for file in self.figures])
+        return merge_card(present, card, folder)
+
+
+def recipe_digest(recipe: Mapping) -> str:
+    """Digest of a published recipe, in which the digests of the data files stand."""
+    stated = {name: value for name, value in recipe.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` and the Hub's LFS have it."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None:
+    """Raises if a token or a path of this machine is about to be published."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            refuse_private(part, token, f"{where}[{name!r}]")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            refuse_private(part, token, where)
+    elif isinstance(value, str):
+        if (token and token in value) or re.search(r"\bhf_\w{20,}", value):
+            raise ValueError(f"{where} holds a token. Take it out.")
+        if re.search(r"(^|[\s='\"])(/|~|\.{1,2}/|[A-Za-z]:\\)[\w.]", value):
+            raise ValueError(f"{where} holds a local path, {value!r}. Name its last part only.")

@@ -1,0 +1,263 @@
+"""The card of a published subset: computed facts, a picture of them, and the README they are put into."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..reporting.figures import COLORS, NAMES, plot_quadrants
+from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns
+
+
+TAGS = ["diq", "data-selection", "arxiv:2508.01450"]
+FIGURES = {
+    "quadrants.png": "Difficulty against influence, a point a row",
+    "histograms.png": "The scores' distributions",
+}
+DIFFICULTY_LIMITS = {
+    "IFDDifficulty": "The difficulty is IFD, the loss of the answer with its prompt over its loss without, under the "
+    "model itself: a wrong answer looks difficult to it.",
+    "ColumnDifficulty": "The difficulty was a column of the source data; its bias is inherited.",
+}
+CLASSIFIER_LIMIT = "The difficulty is a classifier's opinion; its bias is inherited."
+UNKNOWN_LIMIT = "Where the difficulty comes from is not recorded; its bias is inherited."
+
+
+def render_card(
+    repo_id: str, config: str, recipe: Mapping, metadata: DatasetCardData, figures: Sequence[str]
+) -> DatasetCard:
+    """The card of a repository that holds this one subset.
+
+    Args:
+        repo_id (`str`):
+            The dataset repository.
+        config (`str`):
+            Configuration of the subset.
+        recipe (`dict`):
+            As it is published in `diq_recipe.json`: the scorer's facts, `selection`, `files` and `digest`.
+        metadata (`DatasetCardData`):
+            The YAML head.
+        figures (`Sequence[str]`):
+            Names of the pictures there are.
+    """
+    selection = recipe["selection"]
+    configs = [entry["config_name"] for entry in metadata["configs"]]
+    quadrant_rows, threshold_rows, digest_row = number_rows(recipe)
+    return DatasetCard.from_template(
+        metadata,
+        template_str=(files("diq_hf.hub_cards") / "subset.md.jinja").read_text(encoding="utf-8"),
+        title=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        config=config,
+        heading=_heading(config, selection),
+        recipe=recipe,
+        selection=selection,
+        pool_given=selection["strategy"] is None or f"{config}_scores" in configs,
+        quadrant_rows=quadrant_rows,
+        threshold_rows=threshold_rows,
+        digest_row=digest_row,
+        made_by=_made_by(recipe),
+        figures={path: caption for path, caption in FIGURES.items() if path in figures},
+        difficulty_limit=_difficulty_limit(recipe.get("difficulty")),
+    )
+
+
+def number_rows(recipe: Mapping) -> tuple[list[str], list[str], str]:
+    """The card's numbers as lines of its tables, which is how they are found again to be verified."""
+    selection = recipe["selection"]
+    pool, subset, whole = selection.get("pool"), selection["subset"], selection["strategy"] is None
+
+    def line(name: str, meaning: str, counts: Callable[[Mapping], int]) -> str:
+        of_pool = f"{counts(pool):,}" if pool else "not given"
+        of_subset = "" if whole else f" {counts(subset):,} |"
+        return f"| {name} | {meaning} | {of_pool} |{of_subset}"
+
+    def unscored(counts: Mapping) -> int:
+        return counts["rows"] - sum(counts[name] for name in QUADRANTS)
+
+    quadrants = [line(name, NAMES[name], itemgetter(name)) for name in QUADRANTS]
+    quadrants += [line("none", "without both scores", unscored)] if pool and unscored(pool) else []
+    quadrants.append(line("all", "", itemgetter("rows")))
+    thresholds = []
+    for name in ("difficulty", "influence"):
+        value = selection.get(f"{name}_threshold")
+        shown = "not given" if value is None else f"{value:.6g}"
+        thresholds.append(f"| {name} threshold | {selection[f'{name}_percentile']:g} | {shown} |")
+    return quadrants, thresholds, f"| digest of the recipe | `{recipe['digest']}` |"
+
+
+def different_numbers(readme: str, config: str, recipe: Mapping) -> list[str]:
+    """Lines of a card's tables that a recipe contradicts, one sentence each."""
+    section = _section(readme, config)
+    if section is None:
+        return [f"README.md has no section between the markers {' and '.join(_markers(config))}"]
+    lines = [" ".join(line.split()) for line in section.splitlines()]
+    quadrants, thresholds, digest = number_rows(recipe)
+    found = []
+    for expected in (_heading(config, recipe["selection"]), *quadrants, *thresholds, digest):
+        expected = " ".join(expected.split())
+        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else "## "
+        said = [line for line in lines if line.startswith(begins)]
+        if said != [expected]:
+            found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")
+    return found
+
+
+def merge_card(readme: str | None, card: DatasetCard, config: str) -> str:
+    """A README with the card's section and head in it.
+
+    The section replaces an earlier one of the same configuration or goes to the end; all other text stays. Of the
+    head, lists get our entries beside those they have, `configs` and `dataset_info` have been put in before, and
+    other keys are filled in only where they are missing.
+
+    Raises:
+        `ValueError`: One of the section's two markers was removed.
+    """
+    if readme is None:
+        return str(card)
+    merged = DatasetCard(readme)
+    for name, value in card.data.to_dict().items():
+        present = merged.data.get(name)
+        if name in ("configs", "dataset_info") or present is None:
+            merged.data[name] = value
+        elif isinstance(value, list):
+            present = present if isinstance(present, list) else [present]
+            merged.data[name] = present + [entry for entry in value if entry not in present]
+    section = _section(card.text, config)
+    present = _section(merged.text, config)
+    line_break = "\r\n" if "\r\n" in merged.text else "\n"
+    section = section.replace("\n", line_break)
+    if present is not None:
+        merged.text = merged.text.replace(present, section)
+    else:
+        gap = line_break if merged.text.endswith("\n") else line_break * 2
+        merged.text += f"{gap}{section}{line_break}"
+    return str(merged)
+
+
+def _markers(config: str) -> tuple[str, str]:
+    return f"<!-- diq:{config} -->", f"<!-- /diq:{config} -->"
+
+
+def _section(text: str, config: str) -> str | None:
+    start, end = _markers(config)
+    if start not in text and end not in text:
+        return None
+    found = re.search(f"{re.escape(start)}.*?{re.escape(end)}", text, flags=re.DOTALL)
+    if found is None or text.count(start) + text.count(end) != 2:
+        raise ValueError(
+            f"README.md must hold the markers {start} and {end} once each, in this order. Put back the one that is "
+            "missing, or remove both."
+        )
+    return found[0]
+
+
+def size_category(num_rows: int) -> str:
+    """As the Hub names it.
+
+    Example:
+
+    ```python
+    >>> size_category(999), size_category(1000), size_category(2_000_000)
+    ('n<1K', '1K<n<10K', '1M<n<10M')
+
+    ```
+    """
+    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    power = len(str(num_rows))
+    if power <= 3:
+        return "n<1K"
+    return f"{bounds[power - 4]}<n<{bounds[power - 3]}" if power <= 12 else "n>1T"
+
+
+def _heading(config: str, selection: Mapping) -> str:
+    rows, pool = selection["subset"]["rows"], selection.get("pool")
+    if selection["strategy"] is None:
+        return f"## `{config}`: all {rows:,} rows, scored"
+    return f"## `{config}`: {rows:,} of {pool['rows']:,} rows" if pool else f"## `{config}`: {rows:,} rows"
+
+
+def _made_by(recipe: Mapping) -> list[tuple[str, str]]:
+    """What decided the scores and what they cost, as the card's table."""
+    model = recipe.get("model")
+    if not model:
+        return []
+    facts = [("model", _named(model)), ("weights", f"{model['dtype']}, digest `{model['digest']}`")]
+    if "adapter" in model:
+        facts.insert(1, ("adapter", f"`{model['adapter']}`" if model["adapter"] else "loaded, without a name"))
+    facts.append(("tokenizer", f"digest `{recipe['tokenizer']}`"))
+    for name, source in (("pool", recipe.get("pool")), ("validation rows from", recipe.get("validation_source"))):
+        if source:
+            facts.append((name, f"{_named(source)}, split `{source['split']}`"))
+    for group in recipe["validation"]:
+        name = f"validation group `{group['group']}`" if group["group"] else "validation"
+        facts.append((name, f"{group['rows']:,} rows, digest `{group['digest']}`"))
+    modules = sorted({re.sub(r"\.\d+\.", ".\\*.", name) for name in recipe["modules"]})
+    facts.append(("φ, the scored weights", f"{len(recipe['modules'])} modules: {', '.join(modules)}"))
+    facts.append(("settings", ", ".join(f"`{name}={value}`" for name, value in recipe["settings"].items())))
+    if difficulty := recipe["difficulty"]:
+        named = f" {_named(difficulty['model'])}" if "model" in difficulty else ""
+        facts.append(("difficulty", f"{difficulty['source']}{named}, `{difficulty['fingerprint']}`"))
+    if cost := recipe["cost"]:
+        rate = f"{cost['rows'] / cost['seconds']:.3g} rows a second in a process on {cost['device']}"
+        took = f"{cost['rows']:,} rows in {cost['seconds']:,.1f} s"
+        facts.append(("cost", f"{rate} ({took}); the validation gradient {cost['validation_seconds']:,.1f} s"))
+        if sft := cost.get("sft_seconds"):
+            share = (cost["seconds"] + cost["validation_seconds"]) / sft
+            facts.append(("share of a training run", f"{share:.2g} of {sft:,.0f} s"))
+    facts.append(("versions", ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())))
+    return facts
+
+
+def _named(source: Mapping) -> str:
+    """A link where the Hub has it."""
+    name = source["name"]
+    if not source["on_hub"]:
+        return f"`{name}` (local)" if name else "without a name"
+    folder = "datasets/" if "split" in source else ""
+    revision = f", revision `{source['revision']}`" if source.get("revision") else ""
+    return f"[{name}](https://huggingface.co/{folder}{name}){revision}"
+
+
+def _difficulty_limit(difficulty: Mapping | None) -> str:
+    return DIFFICULTY_LIMITS.get(difficulty["source"], CLASSIFIER_LIMIT) if difficulty else UNKNOWN_LIMIT
+
+
+def draw_selection(pool: Any | None, subset: Any, selection: Mapping, folder: Path) -> list[Path]:
+    """The figures of a card: the quadrants, where the thresholds are known, and how the scores are distributed."""
+    from matplotlib.figure import Figure  # the plain figure: no window system is touched
+
+    names = ("difficulty", "influence")
+    drawn = subset if pool is None else pool
+    shown = {"subset" if pool is None else "pool": drawn} | ({"subset": subset} if len(drawn) > len(subset) else {})
+    thresholds = {name: selection.get(f"{name}_threshold") for name in names}
+    paths = []
+    if None not in thresholds.values():
+        ranks = [score_columns(rows, ["diq_rank"])["diq_rank"] for rows in shown.values()]
+        picked = np.flatnonzero(np.isin(*ranks)) if len(shown) == 2 else []
+        rule = QuadrantRule(*thresholds.values())
+        paths.append(plot_quadrants(drawn, rule, folder / "quadrants.png", selected=picked))
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    columns = {label: score_columns(rows, names) for label, rows in shown.items()}
+    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+        edges = None
+        for color, (label, scores) in zip((COLORS["Q4"], COLORS["Q1"]), columns.items(), strict=False):
+            values = scores[name][np.isfinite(scores[name])]
+            bins = int(np.clip(np.sqrt(len(values)), 8, 40))
+            edges = np.histogram_bin_edges(values, bins) if edges is None else edges
+            axes.hist(values, edges, color=color, label=f"{label} ({len(values):,})")
+        if thresholds[name] is not None:
+            axes.axvline(thresholds[name], color="black", linewidth=0.8, linestyle=":")
+        axes.set_xlabel(name)
+        axes.set_ylabel("rows")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    paths.append(folder / "histograms.png")
+    figure.savefig(paths[-1], dpi=150)
+    return paths

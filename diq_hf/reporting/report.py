@@ -1,0 +1,264 @@
+"""The page that shows a scored dataset: one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..rows.formats import RowEncoder, RowError
+from ..selection.duplicates import exact_duplicates, near_duplicates
+from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
+from .figures import COLORS, NAMES, page_figures
+
+
+EXAMPLES = 5  # shown from each end of each quadrant
+UNSCORED_SHOWN = 20
+MAX_CHARACTERS = 1000  # of a prompt or an answer, on the page
+NEAR_LIMIT = 1000  # rows that are compared with each other
+NEAR = 0.7
+PAIRS_SHOWN = 20
+
+
+def write_report(
+    scored: Any,
+    path: str | Path,
+    ratio: float | None = None,
+    num_rows: int | None = None,
+    rule: QuadrantRule | None = None,
+    title: str = "Scored dataset",
+    dataset_text_field: str = "text",
+    max_rows: int = 2000,
+) -> Path:
+    """Writes a page about a scored dataset: one HTML file without any other, to open in a browser, send or print.
+
+    It shows the quadrants with their thresholds, the distribution of both scores, length against influence,
+    duplicates among the selected rows, the first and last rows of each quadrant, the rows without scores, and a search
+    through the rows' text. Needs matplotlib (`pip install 'diq-hf[report]'`).
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            A dataset with both score columns.
+        path (`str` or `Path`):
+            Where the page goes. A page that is there is replaced.
+        ratio (`float`, *optional*):
+            Share of the rows that counts as selected, as in [`select_subset`]; 0.1 unless `num_rows` is given.
+        num_rows (`int`, *optional*):
+            Number of rows that count as selected, instead of `ratio`.
+        rule ([`QuadrantRule`], *optional*):
+            Thresholds and column names; fitted on `scored` by default.
+        title (`str`, *optional*, defaults to `"Scored dataset"`):
+            Heading.
+        dataset_text_field (`str`, *optional*, defaults to `"text"`):
+            Column of plain text rows, as in [`~trl.SFTConfig`].
+        max_rows (`int`, *optional*, defaults to `2000`):
+            Rows whose text the page holds for its search. Of more, it holds so many, evenly spaced from the first
+            choice to the last; figures and tables are always about all rows.
+
+    Returns:
+        `Path`: `path`.
+
+    Example:
+
+    ```python
+    from diq_hf import write_report
+
+    write_report(scored, "report.html", ratio=0.01)
+    ```
+    """
+    if not hasattr(scored, "select"):
+        raise TypeError(
+            f"A {type(scored).__name__} cannot be read by position. Pass one map-style split, for instance "
+            "`Dataset.from_generator(lambda: iter(stream))`."
+        )
+    if max_rows < 1:
+        raise ValueError(f"`max_rows` must be at least 1, got {max_rows}.")
+    rule = rule or QuadrantRule.fit(scored)
+    page = _render(_facts(scored, rule, ratio, num_rows, dataset_text_field, max_rows) | {"title": title})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _facts(
+    scored: Any, rule: QuadrantRule, ratio: float | None, num_rows: int | None, text_field: str, max_rows: int
+) -> dict[str, Any]:
+    """Everything the page says."""
+    names = (rule.difficulty_column, rule.influence_column)
+    difficulty, influence = score_columns(scored, names).values()
+    codes, order = rule.codes(difficulty, influence), rule.order(difficulty, influence)
+    if ratio is None and num_rows is None:
+        ratio = 0.1
+    scores = scored.select_columns(list(names))
+    scores = scores.add_column("position", np.arange(len(scored)))
+    selected = np.array(select_subset(scores, ratio, num_rows, rule=rule)["position"][:])
+    is_selected = np.isin(np.arange(len(scored)), selected)
+
+    texts = _Texts(scored, text_field)
+    if "num_tokens" in scored.column_names:
+        unit, lengths = "tokens", score_columns(scored, ["num_tokens"])["num_tokens"]
+    else:
+        unit, lengths = "characters", np.array([sum(map(len, texts.text(row))) for row in texts.rows], dtype=float)
+
+    ranks = np.zeros(len(scored), dtype=int)
+    ranks[order] = np.arange(1, len(order) + 1)
+
+    def describe(positions: Sequence[int]) -> list[dict]:
+        return [
+            {
+                "row": int(i),
+                "quadrant": QUADRANTS[codes[i]] if codes[i] >= 0 else None,
+                "rank": int(ranks[i]) or None,
+                "difficulty": float(difficulty[i]) if np.isfinite(difficulty[i]) else None,
+                "influence": float(influence[i]) if np.isfinite(influence[i]) else None,
+                "length": int(lengths[i]) if np.isfinite(lengths[i]) else None,
+                "selected": bool(is_selected[i]),
+                "prompt": prompt,
+                "answer": answer,
+            }
+            for i, (prompt, answer) in zip(positions, texts.cut(positions), strict=True)
+        ]
+
+    def summary(name: str, rows: np.ndarray) -> dict:
+        means = {"difficulty": difficulty, "influence": influence, "length": lengths}
+        means = {key: float(np.mean(values[rows])) if rows.any() else None for key, values in means.items()}
+        return {"name": name, "rows": int(rows.sum()), "selected": int(is_selected[rows].sum()), **means}
+
+    quadrants = []
+    for code, name in enumerate(QUADRANTS):
+        ranked = order[codes[order] == code]
+        quadrants.append(
+            summary(name, codes == code)
+            | {
+                "meaning": NAMES[name],
+                "highest": describe(ranked[:EXAMPLES]),
+                "lowest": describe(ranked[max(EXAMPLES, len(ranked) - EXAMPLES) :]),
+            }
+        )
+    unscored = np.flatnonzero(codes < 0)
+    every = np.concatenate([order, unscored])
+    embedded = every[np.linspace(0, len(every) - 1, min(max_rows, len(every))).astype(int)]
+    scored_rows = codes >= 0
+    length, of_length = lengths[scored_rows], influence[scored_rows]
+    return {
+        "version": __version__,
+        "colors": COLORS,
+        "total": len(scored),
+        "rule": rule,
+        "quadrants": quadrants,
+        "pool": summary("all scored", scored_rows),
+        "num_selected": len(selected),
+        "num_unscored": len(unscored),
+        "unscored": describe(unscored[:UNSCORED_SHOWN]),
+        "unit": unit,
+        "spearman": _spearman(length, of_length),
+        "spearman_size": _spearman(length, np.abs(of_length)),
+        "length_groups": _length_groups(lengths, influence, np.flatnonzero(scored_rows), is_selected),
+        "duplicates": _duplicates(selected, texts),
+        "rows": describe(embedded),
+        "max_characters": MAX_CHARACTERS,
+        "figures": page_figures(difficulty, influence, lengths, rule, selected, unit),
+    }
+
+
+class _Texts:
+    """Prompts and answers of a dataset's rows, whatever their format; of a row in none, the row itself."""
+
+    def __init__(self, scored: Any, text_field: str):
+        names = ("prompt", "completion", "chosen", "rejected", "messages", "conversations", text_field)
+        present = [name for name in dict.fromkeys(names) if name in scored.column_names]
+        self.rows = scored.with_format(None).select_columns(present or list(scored.column_names))
+        self.encoder = RowEncoder(None, dataset_text_field=text_field)  # text needs no tokenizer
+
+    def text(self, row: Mapping) -> tuple[str, str]:
+        if "input_ids" not in row:
+            try:
+                return self.encoder.texts(row)
+            except (RowError, AttributeError):
+                pass  # a malformed row is shown as it stands
+        return json.dumps(row, ensure_ascii=False, default=str), ""
+
+    def of(self, positions: Sequence[int]) -> list[tuple[str, str]]:
+        return [self.text(row) for row in self.rows.select(positions)]
+
+    def cut(self, positions: Sequence[int]) -> list[tuple[str, str]]:
+        def cut(text: str) -> str:
+            if len(text) <= MAX_CHARACTERS:
+                return text
+            return f"{text[:MAX_CHARACTERS].rstrip()} … [cut: {len(text):,} characters]"
+
+        return [(cut(prompt), cut(answer)) for prompt, answer in self.of(positions)]
+
+
+def _duplicates(selected: np.ndarray, texts: _Texts) -> dict[str, Any]:
+    whole = [f"{prompt}\n{answer}" for prompt, answer in texts.of(selected)]
+    groups = exact_duplicates(whole)
+    pairs = near_duplicates(whole[:NEAR_LIMIT], NEAR)
+    return {
+        "superfluous": sum(len(group) - 1 for group in groups),
+        "groups": [[int(selected[i]) for i in group] for group in groups[:PAIRS_SHOWN]],
+        "num_groups": len(groups),
+        "pairs": [(int(selected[i]), int(selected[j]), share) for i, j, share in pairs[:PAIRS_SHOWN]],
+        "num_pairs": len(pairs),
+        "compared": min(NEAR_LIMIT, len(selected)),
+        "threshold": NEAR,
+    }
+
+
+def _length_groups(
+    lengths: np.ndarray, influence: np.ndarray, rows: np.ndarray, is_selected: np.ndarray
+) -> list[dict[str, Any]]:
+    """Quarters of the scored rows, from the shortest to the longest."""
+    by_length = rows[np.argsort(lengths[rows], kind="stable")]
+    return [
+        {
+            "shortest": int(lengths[group[0]]),
+            "longest": int(lengths[group[-1]]),
+            "rows": len(group),
+            "influence": float(np.mean(influence[group])),
+            "size": float(np.mean(np.abs(influence[group]))),
+            "selected": int(is_selected[group].sum()),
+        }
+        for group in np.array_split(by_length, 4)
+        if len(group)
+    ]
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation, ties at their mean rank; `None` where all values of one are the same."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+    a, b = ranks(a), ranks(b)
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None
+
+
+def _render(facts: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("diq_hf.reporting"),
+        autoescape=True,  # rows are strangers' text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    environment.filters |= {
+        "number": lambda value: "–" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}",
+        "integrity": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    }
+    return environment.get_template("report.html.jinja").render(facts)

@@ -1,0 +1,5 @@
+"""A dataset in, the same dataset with score columns out.
+
+`scorer` is [`DIQScorer`], what `datasets.map` calls; `chunks` scores long jobs piece by piece, on many processes, and
+goes on where a killed run stopped. Imports `difficulty`, `engine` and `rows`.
+"""

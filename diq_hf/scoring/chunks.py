@@ -1,0 +1,143 @@
+"""Scoring in chunks of rows: the unit of work, of resuming and of distribution.
+
+A chunk's scores depend on its rows, the model and the validation gradient alone. So chunks that are on disk are not
+computed again, whichever process of how many made them, and the columns are bit for bit those of one process.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import config
+from datasets.utils import tqdm
+from transformers.utils import logging
+
+from ..digest import digest
+from ..engine.influence import Direction
+from ..files import load_tensors, save_tensors
+
+
+logger = logging.get_logger(__name__)
+
+
+def score_in_chunks(
+    scorer: Any, dataset: Any, chunk_size: int, cache_dir: str | Path | None, state: Any
+) -> dict[str, np.ndarray]:
+    """Score columns of a whole dataset, on every process: see [`~diq_hf.DIQScorer.score`]."""
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    state = launched_state(scorer.engine.device) if state is None else state
+    rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
+    wait = (lambda: None) if state is None else state.wait_for_everyone
+    fingerprint = scorer.fingerprint
+    recipe = digest([fingerprint, dataset._fingerprint, chunk_size])
+    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    folder = root / recipe
+    chunks = {
+        folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
+        for start in range(0, len(dataset), chunk_size)
+    }
+    difficulty_recipe = scorer.difficulty_recipe(dataset.column_names)
+    if difficulty_recipe is not None:
+        difficulty_recipe = digest([difficulty_recipe, dataset._fingerprint, chunk_size])
+    # Decided by position alone, so that no two processes ever take the same chunk.
+    missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
+    # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
+    _share_directions(scorer, root, rank, wait)
+    with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
+        for path in missing:
+            rows = chunks[path]
+            examples = dataset[rows.start : rows.stop]
+            difficulties = None
+            if difficulty_recipe is not None:
+                kept = root / f"difficulty-{difficulty_recipe}" / path.name
+                difficulties = _read(kept, difficulty_recipe)
+                if difficulties is None:
+                    difficulties = scorer.difficulties(examples)
+                    _write(kept, difficulties, difficulty_recipe)
+            _write(path, scorer.score_batch(examples, rows, difficulties), recipe)
+            bar.update()
+    if scorer.fingerprint != fingerprint:
+        for path in missing:
+            path.unlink()
+        raise RuntimeError(
+            "The model or a setting changed while the dataset was scored, so its scores would be a mix; they are "
+            "dropped. Score it while nothing else uses the model."
+        )
+    wait()
+    if rank == 0:
+        for leftover in folder.glob(".*.safetensors.*"):  # of processes killed while they wrote
+            leftover.unlink()
+    done = [_read(path, recipe) for path in chunks]
+    if lost := [path.name for path, columns in zip(chunks, done, strict=True) if columns is None]:
+        raise FileNotFoundError(
+            f"{len(lost)} chunks, {lost[0]} among them, are not in {folder}. Every process must see the same "
+            "`cache_dir`; run again to compute them."
+        )
+    return {name: np.concatenate([columns[name] for columns in done]) for name in scorer.columns}
+
+
+def launched_state(device: torch.device) -> PartialState | None:
+    """The processes of `torchrun` or `accelerate launch`, or `None` where there is one."""
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if expected == 1:
+        return None
+    # Processes wait for the slowest one, which may take longer than the few minutes a backend allows by default; a
+    # process that dies is the launcher's to notice.
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
+    if state.num_processes != expected:
+        raise RuntimeError(
+            f"The launcher started {expected} processes but accelerate sees {state.num_processes}: something built "
+            "its state first, without `cpu=True`. Pass your own `Accelerator` as `accelerator=`."
+        )
+    return state
+
+
+def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], None]) -> None:
+    """One process computes the validation gradients, or finds them from an earlier run; all use the same bits.
+
+    They serve every dataset, so each is paid for once.
+    """
+    paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in scorer.direction_recipes()}
+    if rank == 0:
+        missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]
+        # Two groups of the same rows share a recipe.
+        directions = dict(zip(scorer.direction_recipes(), scorer.validation_gradients(), strict=True))
+        for recipe in missing:
+            directions[recipe].save(paths[recipe], recipe)
+    wait()
+    if rank > 0:
+        for recipe, path in paths.items():
+            scorer.use_direction(recipe, Direction.load(path, recipe))
+
+
+def _use_direction(scorer: Any, recipe: str, path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        scorer.use_direction(recipe, Direction.load(path, recipe))
+    except ValueError as error:
+        logger.warning(f"Computing the validation gradient again: {error}")
+        return False
+    return True
+
+
+def _write(path: Path, columns: dict[str, np.ndarray], recipe: str) -> None:
+    save_tensors(path, {name: torch.from_numpy(column) for name, column in columns.items()}, {"recipe": recipe})
+
+
+def _read(path: Path, recipe: str) -> dict[str, np.ndarray] | None:
+    """A chunk's columns, or `None` if it has to be computed."""
+    if not path.exists():
+        return None
+    try:
+        tensors, found = load_tensors(path)
+    except ValueError as error:
+        logger.warning(f"Computing a chunk again: {error}")
+        return None
+    return {name: tensor.numpy() for name, tensor in tensors.items()} if found["recipe"] == recipe else None

