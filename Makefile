@@ -28,6 +28,7 @@ test-minimum:
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 style: $(READY)
 	$(BIN)/ruff check --fix .

@@ -6,14 +6,12 @@ process, so a scorer is hashed by these digests instead.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import xxhash
 from torch import nn
-
-from .rows.formats import EncodedRow
 
 
 def digest(value: Any) -> str:
@@ -80,13 +78,3 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         state = tokenizer.get_vocab()
     return digest([type(tokenizer).__name__, state, tokenizer.special_tokens_map, tokenizer.chat_template])
-
-
-def rows_digest(rows: Iterable[EncodedRow]) -> str:
-    """Digest of encoded rows, in order."""
-    state = xxhash.xxh3_128()
-    for row in rows:
-        state.update(len(row).to_bytes(8, "little"))
-        state.update(row.input_ids)
-        state.update(row.labels)
-    return state.hexdigest()

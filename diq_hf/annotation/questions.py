@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..rows.formats import RowEncoder, RowError
+from ..rows.encoded import RowError
+from ..rows.formats import RowEncoder
 from ..rows.validation import row_name
 
 

@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from ..digest import digest
 from ..engine.loading import preferred_device, preferred_dtype
-from ..rows.formats import IGNORE_INDEX, RowEncoder, RowError
+from ..rows.encoded import IGNORE_INDEX, RowError
+from ..rows.formats import RowEncoder
 from ..rows.validation import row_name
 from .agreement import calibration, confusion_matrix, prediction_figures
 from .classifier import DEFAULT_ENCODER, NUM_LEVELS, PERSPECTIVES, DifficultyClassifier

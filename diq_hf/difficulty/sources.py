@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..digest import digest
-from ..rows.formats import IGNORE_INDEX, EncodedRow, RowEncoder, RowError
+from ..rows.encoded import IGNORE_INDEX, EncodedRow, RowError
+from ..rows.formats import RowEncoder
 from .classifier import UNNAMED, DifficultyClassifier
 
 

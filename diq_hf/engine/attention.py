@@ -13,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from ..rows.batching import Batch
-from ..rows.formats import EncodedRow
+from ..rows.encoded import EncodedRow
 from .modules import computed_dtype
 
 

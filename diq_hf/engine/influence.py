@@ -23,7 +23,7 @@ from torch import nn
 
 from ..files import load_tensors, save_tensors
 from ..rows.batching import Batch, TokenBudget
-from ..rows.formats import EncodedRow
+from ..rows.encoded import EncodedRow
 from .attention import Packing
 from .loss import RowLoss
 from .modules import as_linear, check_quantization, check_whole, fixed_rotary_length, scored_modules

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..rows.batching import Batch
-from ..rows.formats import IGNORE_INDEX
+from ..rows.encoded import IGNORE_INDEX
 from .modules import computed_dtype
 
 

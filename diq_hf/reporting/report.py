@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..rows.formats import RowEncoder, RowError
+from ..rows.encoded import RowError
+from ..rows.formats import RowEncoder
 from ..selection.duplicates import exact_duplicates, near_duplicates
 from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
 from .figures import COLORS, NAMES, page_figures

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from .formats import IGNORE_INDEX, EncodedRow
+from .encoded import IGNORE_INDEX, EncodedRow
 
 
 Result = TypeVar("Result")

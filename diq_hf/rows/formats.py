@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .encoded import IGNORE_INDEX, EncodedRow, RowError
+from .messages import chatml, check_filled, check_integers, check_messages, check_text, join, plain
 
-IGNORE_INDEX = -100
 
 # The columns that decide what a row trains on; a scorer reads no others.
 ROW_COLUMNS = (
@@ -32,34 +33,6 @@ ROW_COLUMNS = (
 ACCEPTED = (
     "`messages`, `prompt` + `completion`, `conversations` (from/value), a text column or pre-tokenized `input_ids`"
 )
-
-
-class RowError(ValueError):
-    """A row that cannot be scored. The message says what is wrong with it and what to change."""
-
-
-@dataclass(frozen=True)
-class EncodedRow:
-    """Token ids of one row and the labels it is trained on.
-
-    Args:
-        input_ids (`np.ndarray` of shape `(length,)`):
-            Token ids.
-        labels (`np.ndarray` of shape `(length,)`):
-            `input_ids` where a token is trained and -100 elsewhere. As in every causal language model the label at
-            position t is predicted from position t - 1, so the first one never counts.
-    """
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def num_trained(self) -> int:
-        """Number of tokens whose cross-entropy is averaged into the row's loss."""
-        return int((self.labels[1:] != IGNORE_INDEX).sum())
 
 
 @dataclass(frozen=True)
@@ -144,10 +117,10 @@ class RowEncoder:
         Raises:
             [`RowError`]: The row has no known format, holds something other than text, or has no token to train on.
         """
-        row = {name: _plain(value) for name, value in row.items()}
+        row = {name: plain(value) for name, value in row.items()}
         if "image" in row or "images" in row:
             raise RowError("it holds images, and only text rows can be scored.")
-        encoded = self._pretokenized(row) if "input_ids" in row else self._tokenize(_chatml(row))
+        encoded = self._pretokenized(row) if "input_ids" in row else self._tokenize(chatml(row))
         input_ids = np.asarray(encoded["input_ids"], dtype=np.int64)
         labels = self._labels(encoded, row, input_ids)
         self._check_vocabulary(input_ids)
@@ -176,7 +149,7 @@ class RowEncoder:
         Raises:
             [`RowError`]: The row has no prompt apart from its answer.
         """
-        row = _chatml({name: _plain(value) for name, value in row.items()})
+        row = chatml({name: plain(value) for name, value in row.items()})
         if "input_ids" not in row and "prompt" not in row:
             messages = row.pop("messages", None)
             if not messages:
@@ -197,7 +170,7 @@ class RowEncoder:
         Of a conversation that ends with the assistant the last message is the answer; plain text is all prompt. Only
         pre-tokenized rows need the tokenizer.
         """
-        row = _chatml({name: _plain(value) for name, value in row.items()})
+        row = chatml({name: plain(value) for name, value in row.items()})
         if "input_ids" in row:
             if self.processing_class is None:
                 raise RowError("it is pre-tokenized, and its text needs the tokenizer it was made with.")
@@ -212,14 +185,14 @@ class RowEncoder:
             prompt, answer = row["prompt"], row.get("completion", "")
         elif "messages" in row:
             messages = row["messages"]
-            _check_messages(messages, "messages")
+            check_messages(messages, "messages")
             cut = len(messages) - (messages[-1]["role"] == "assistant")
             prompt, answer = messages[:cut], messages[cut:]
         elif self.dataset_text_field in row:
             prompt, answer = row[self.dataset_text_field], ""
         else:
             raise self._unknown_format(row)
-        return _join(prompt, "prompt"), _join(answer, "completion")
+        return join(prompt, "prompt"), join(answer, "completion")
 
     def _check_vocabulary(self, ids: np.ndarray) -> None:
         if self.vocab_size is None or not len(ids) or (ids.min() >= 0 and ids.max() < self.vocab_size):
@@ -234,20 +207,20 @@ class RowEncoder:
     def _pretokenized(self, row: dict) -> dict:
         for name in ("input_ids", "labels", "completion_mask", "assistant_masks"):
             if name in row:
-                _check_integers(row[name], name, len(row["input_ids"]) if isinstance(row["input_ids"], list) else 0)
+                check_integers(row[name], name, len(row["input_ids"]) if isinstance(row["input_ids"], list) else 0)
         return row
 
     def _tokenize(self, row: dict) -> dict:
         if "prompt" in row:
             return self._prompt_completion(row)
         if "messages" in row:
-            _check_messages(row["messages"], "messages")
+            check_messages(row["messages"], "messages")
             if row["messages"][-1]["role"] == "assistant":
-                _check_filled(row["messages"][-1])
+                check_filled(row["messages"][-1])
             return self._render(row, row["messages"], return_assistant_tokens_mask=self.assistant_only_loss)
         if self.dataset_text_field in row:
-            text = _check_text(row[self.dataset_text_field], self.dataset_text_field)
-            _check_filled(text)
+            text = check_text(row[self.dataset_text_field], self.dataset_text_field)
+            check_filled(text)
             return {"input_ids": self._ids(text if text.endswith(self._eos) else text + self._eos)}
         raise self._unknown_format(row)
 
@@ -262,15 +235,15 @@ class RowEncoder:
             raise RowError("it has a `prompt` but no `completion`.")
         prompt, completion = row["prompt"], row["completion"]
         if isinstance(prompt, list):
-            _check_messages(prompt, "prompt")
-            _check_messages(completion, "completion")
-            _check_filled(completion[-1])
+            check_messages(prompt, "prompt")
+            check_messages(completion, "completion")
+            check_filled(completion[-1])
             encoded = self._render(row, prompt + completion, return_assistant_tokens_mask=self.assistant_only_loss)
             prompt_ids = self._render(row, prompt, add_generation_prompt=True)["input_ids"]
         else:
-            _check_text(prompt, "prompt")
-            _check_text(completion, "completion")
-            _check_filled(completion)
+            check_text(prompt, "prompt")
+            check_text(completion, "completion")
+            check_filled(completion)
             # Like the trainer, which gives the EOS token to the text column of a row that has one as well.
             text = row.get(self.dataset_text_field)
             text_takes_eos = isinstance(text, str) and not text.endswith(self._eos)
@@ -288,7 +261,7 @@ class RowEncoder:
     def _labels(self, encoded: dict, row: dict, input_ids: np.ndarray) -> np.ndarray:
         labels = encoded.get("labels", row.get("labels"))
         if labels is not None:
-            _check_integers(labels, "labels", len(input_ids))
+            check_integers(labels, "labels", len(input_ids))
             return np.asarray(labels, dtype=np.int64)
         completion_only = self.completion_only_loss
         if completion_only is None:
@@ -333,59 +306,3 @@ class RowEncoder:
         if self.processing_class.eos_token is None:
             raise ValueError("The tokenizer has no `eos_token`, and text rows end with it. Set one.")
         return self.processing_class.eos_token
-
-
-def _plain(value: Any) -> Any:
-    """Numpy and torch values, as a formatted dataset gives them, in plain Python."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _chatml(row: dict) -> dict:
-    """ShareGPT `conversations` renamed to `messages`."""
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict) or "from" not in turns[0]:
-        return row
-    for turn in turns:
-        if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            raise RowError("every turn of `conversations` must be a dict with `from` and `value`.")
-    names = {"from": "role", "value": "content"}
-    messages = [{names.get(key, key): value for key, value in turn.items()} for turn in turns]
-    return {**{name: value for name, value in row.items() if name != "conversations"}, "messages": messages}
-
-
-def _join(part: Any, column: str) -> str:
-    if isinstance(part, list):
-        return "\n".join(message["content"] for message in part if message.get("content"))
-    return _check_text(part, column)
-
-
-def _check_text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"`{column}` must be a string, got {type(value).__name__}.")
-    return value
-
-
-def _check_filled(answer: str | dict) -> None:
-    """The trainer would train such a row on its end token alone, and the row would rank high for it."""
-    text = answer if isinstance(answer, str) else answer.get("content") or answer.get("tool_calls")
-    if not text or (isinstance(text, str) and not text.strip()):
-        raise RowError("its text to train on is empty. Remove the row, or fill in its completion.")
-
-
-def _check_integers(values: Any, column: str, length: int) -> None:
-    if not isinstance(values, list) or len(values) != length or not all(isinstance(value, int) for value in values):
-        raise RowError(
-            f"`{column}` must be a list of {length} integers, one for each token. Mend it, or rename the column if it "
-            "means something else."
-        )
-
-
-def _check_messages(messages: Any, column: str) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise RowError(f"`{column}` must be a non-empty list of messages.")
-    for message in messages:
-        if not isinstance(message, dict) or "role" not in message:
-            raise RowError(f"every message of `{column}` must be a dict with `role` and `content`.")
-        content = message.get("content")
-        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-            raise RowError(f"a message of `{column}` has a {type(content).__name__} as `content`, not a string.")

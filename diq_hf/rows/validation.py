@@ -5,7 +5,8 @@ from typing import Any
 
 from datasets import DatasetDict, IterableDatasetDict
 
-from .formats import EncodedRow, RowEncoder, RowError
+from .encoded import EncodedRow, RowError
+from .formats import RowEncoder
 
 
 MISSING = "Pass at least one; the paper takes 20 a task."

@@ -19,12 +19,13 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..difficulty.sources import ClassifierDifficulty, DifficultySource, RowBatch, difficulty_source
-from ..digest import digest, model_digest, rows_digest, tokenizer_digest
+from ..digest import digest, model_digest, tokenizer_digest
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
 from ..engine.projections import COLUMN, Projection
 from ..names import public_name
-from ..rows.formats import ACCEPTED, EncodedRow, RowEncoder, RowError
+from ..rows.encoded import EncodedRow, RowError, rows_digest
+from ..rows.formats import ACCEPTED, RowEncoder
 from ..rows.validation import encode_group, row_name, validation_groups
 
 

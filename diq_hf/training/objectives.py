@@ -8,7 +8,7 @@ import numpy as np
 from trl import DPOTrainer
 
 from ..engine.influence import Direction, InfluenceEngine, scoring_mode
-from ..rows.formats import IGNORE_INDEX, EncodedRow
+from ..rows.encoded import IGNORE_INDEX, EncodedRow
 
 
 class Objective(Protocol):

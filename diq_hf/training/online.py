@@ -17,7 +17,7 @@ from torch import nn
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.modules import as_linear
 from ..engine.probes import TokenShares
-from ..rows.formats import IGNORE_INDEX
+from ..rows.encoded import IGNORE_INDEX
 
 
 # Trained tokens a batch at which the loss's own factor is measured.

@@ -12,7 +12,8 @@ from trl import DPOTrainer, SFTTrainer
 
 from ..difficulty.sources import DifficultySource, RowBatch
 from ..engine.influence import Direction, InfluenceEngine
-from ..rows.formats import EncodedRow, RowEncoder, RowError
+from ..rows.encoded import EncodedRow, RowError
+from ..rows.formats import RowEncoder
 from ..rows.validation import encode_group
 from .objectives import LanguageModeling, Objective, PreferenceOptimization
 

@@ -29,7 +29,8 @@ from transformers import AutoTokenizer
 from diq_hf.cli.__main__ import load_rows
 from diq_hf.difficulty.sources import IFDDifficulty
 from diq_hf.engine.loading import preferred_dtype
-from diq_hf.rows.formats import EncodedRow, RowEncoder, RowError
+from diq_hf.rows.encoded import EncodedRow, RowError
+from diq_hf.rows.formats import RowEncoder
 
 
 sys.path.append(str(Path(__file__).parents[1] / "demo"))

@@ -18,7 +18,8 @@ from transformers.utils import logging
 from diq_hf.difficulty.sources import IFDDifficulty, RowBatch
 from diq_hf.engine.influence import InfluenceEngine
 from diq_hf.engine.modules import scored_modules
-from diq_hf.rows.formats import EncodedRow, RowEncoder
+from diq_hf.rows.encoded import EncodedRow
+from diq_hf.rows.formats import RowEncoder
 
 
 def encoded(rows: list[dict]) -> list[EncodedRow]:

@@ -19,7 +19,7 @@ from diq_hf.annotation.journal import AnswerJournal
 from diq_hf.annotation.judge import JudgeError
 from diq_hf.annotation.rubric import RUBRIC, Scale
 from diq_hf.cli.__main__ import app
-from diq_hf.rows.formats import RowError
+from diq_hf.rows.encoded import RowError
 
 
 GOOD = json.dumps(LEVELS)

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from diq_hf import ClassifierDifficulty, ColumnDifficulty, DifficultyClassifier, DIQScorer, IFDDifficulty
 from diq_hf.difficulty.sources import LossDifficulty, NumTokensDifficulty, difficulty_source
-from diq_hf.rows.formats import RowError
+from diq_hf.rows.encoded import RowError
 
 
 A, B, C, D = SENTENCES

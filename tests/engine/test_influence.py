@@ -20,7 +20,8 @@ from diq_hf.engine import loss as loss_module
 from diq_hf.engine.influence import InfluenceEngine, scoring_mode
 from diq_hf.engine.probes import RowProducts
 from diq_hf.rows.batching import Batch
-from diq_hf.rows.formats import EncodedRow, RowEncoder
+from diq_hf.rows.encoded import EncodedRow
+from diq_hf.rows.formats import RowEncoder
 
 
 @pytest.fixture

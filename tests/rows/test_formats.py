@@ -6,7 +6,8 @@ from conftest import SENTENCES, chat, make_model
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from diq_hf.rows.formats import RowEncoder, RowError
+from diq_hf.rows.encoded import RowError
+from diq_hf.rows.formats import RowEncoder
 
 
 A, B, C, D = SENTENCES

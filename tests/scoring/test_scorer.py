@@ -16,7 +16,8 @@ from trl import SFTConfig, SFTTrainer
 
 from diq_hf import DIQScorer, select_subset
 from diq_hf.engine.influence import InfluenceEngine
-from diq_hf.rows.formats import RowEncoder, RowError
+from diq_hf.rows.encoded import RowError
+from diq_hf.rows.formats import RowEncoder
 
 
 @pytest.fixture
