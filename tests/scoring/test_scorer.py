@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import SENTENCES, chat, make_model
 from datasets import Dataset, DatasetDict, load_dataset
+from hosts import refused_by_host
 from peft import LoraConfig, get_peft_model
 from trl import SFTConfig, SFTTrainer
 
@@ -257,7 +258,8 @@ class TestModels:
     def test_adapter_added_by_transformers(self, files, tokenizer, validation):
         lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
         ours, theirs = make_model(), get_peft_model(make_model(), lora)
-        ours.add_adapter(lora)
+        with refused_by_host("transformers", "version of PEFT"):
+            ours.add_adapter(lora)
         for (_, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
             a.data.copy_(b.data)
         scores = [DIQScorer(model, validation, tokenizer)(files[:])["influence"] for model in (ours, theirs)]
