@@ -253,8 +253,9 @@ def test_agreement_with_the_truth():
 
 
 def test_documented_code_runs(model_folder, pool, validation, tmp_path):
-    """The README's and the scorer's docstring, with a tiny model in the place of the real one."""
-    text = inspect.getdoc(DIQScorer) + (EXAMPLES.parent / "README.md").read_text()
+    """The scorer's docstring, the README and the how-tos, with a tiny model in the place of the real one."""
+    readmes = (EXAMPLES.parent / "README.md", EXAMPLES / "README.md")
+    text = "\n".join([inspect.getdoc(DIQScorer), *(path.read_text() for path in readmes)])
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     results = []
     for block in blocks:
@@ -265,7 +266,7 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
         block = block.replace("callbacks=[DIQCallback]", "callbacks=[DIQCallback], args=arguments")
         exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
         results.append(names)
-    docstring, first_use, trained, projected = results
+    docstring, first_use, projected, trained = results
     assert trained["trainer"].args.max_steps == 1  # three passes over one row
     assert docstring["subset"]["diq_rank"][:] == first_use["subset"]["diq_rank"][:] == [1]
     assert "influence_other" in projected["pool"].column_names
