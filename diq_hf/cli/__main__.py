@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,7 @@ def score(
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     from ..difficulty.sources import ClassifierDifficulty, difficulty_source
     from ..names import public_name
+    from ..recipe import Source
     from ..scoring.scorer import DIQScorer
 
     rows = load_rows(dataset, split)
@@ -79,11 +81,13 @@ def score(
     )
     scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
     if int(os.environ.get("RANK", 0)) == 0:
-        sources = {
-            "pool": public_name(dataset) | {"split": split, "rows": len(rows)},
-            "validation_source": public_name(validation) | {"split": validation_split},
-        }
-        save(scored, output, scorer.recipe() | sources | {"commands": [command_line(context)]})
+        recipe = replace(
+            scorer.recipe(),
+            pool=Source(**public_name(dataset), split=split, rows=len(rows)),
+            validation_source=Source(**public_name(validation), split=validation_split),
+            commands=(command_line(context),),
+        )
+        save(scored, output, recipe)
         typer.echo(f"{len(scored)} scored rows in {output}")
 
 
@@ -99,22 +103,23 @@ def select(
     seed: Annotated[int, typer.Option(help="Seed of --strategy random.")] = 0,
 ) -> None:
     """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them."""
+    from ..recipe import Recipe, SelectionSettings
     from ..selection.proof import derive_selection
     from ..selection.quadrants import QUADRANTS
 
     rows = load_rows(scored, "train")
-    settings = {
-        "strategy": strategy,
-        "ratio": ratio,
-        "num_rows": num_rows,
-        "seed": seed,
-        "difficulty_percentile": difficulty_percentile,
-    }
+    settings = SelectionSettings(
+        strategy=strategy,
+        ratio=ratio,
+        num_rows=num_rows,
+        seed=seed,
+        difficulty_percentile=difficulty_percentile,
+    )
     _, subset, selection = derive_selection(rows, settings)
-    recipe = load_recipe(scored) or {}
-    recipe["commands"] = [*recipe.get("commands", []), command_line(context)]
-    save(subset, output, recipe | {"selection": selection})
-    counts = ", ".join(f"{name} {selection['subset'][name]}" for name in QUADRANTS)
+    recipe = load_recipe(scored) or Recipe()
+    commands = (*(recipe.commands or ()), command_line(context))
+    save(subset, output, replace(recipe, commands=commands, selection=selection))
+    counts = ", ".join(f"{name} {getattr(selection.subset, name)}" for name in QUADRANTS)
     typer.echo(f"{len(subset)} of {len(rows)} rows ({counts}) in {output}")
 
 
@@ -304,21 +309,22 @@ def verify(
         raise typer.Exit(1)
 
 
-def save(rows: Any, folder: Path, recipe: dict) -> None:
+def save(rows: Any, folder: Path, recipe: Any) -> None:
     """Saves rows with their recipe beside them; an earlier recipe is never left beside other rows."""
     from ..names import RECIPE
 
     (folder / RECIPE).unlink(missing_ok=True)
     rows.save_to_disk(folder)
-    (folder / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    (folder / RECIPE).write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def load_recipe(folder: str) -> dict | None:
-    """The recipe that [`save`] left, if there is one."""
+def load_recipe(folder: str) -> Any:
+    """The [`~diq_hf.recipe.Recipe`] that [`save`] left, if there is one."""
     from ..names import RECIPE
+    from ..recipe import Recipe
 
     path = Path(folder) / RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return Recipe.load(path) if path.is_file() else None
 
 
 def command_line(context: typer.Context) -> str:

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 from .. import __version__
+from ..recipe import Recipe, SelectionFacts
 from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, scores_alone
 from .publication import Publication, refuse_private
 from .repository import Repository
@@ -50,7 +52,7 @@ def push_subset(
     config_name: str | None = None,
     *,
     scored: Dataset | None = None,
-    recipe: Mapping | None = None,
+    recipe: Recipe | Mapping | None = None,
     source_datasets: str | list[str] | None = None,
     license: str | list[str] | None = None,
     language: str | list[str] | None = None,
@@ -76,9 +78,10 @@ def push_subset(
         scored ([`~datasets.Dataset`], *optional*):
             The whole pool the subset was selected from. Its scores (no texts) are published beside the subset as
             configuration `<config_name>_scores`, from which anyone can derive the selection again.
-        recipe (`dict`, *optional*):
-            What [`DIQScorer.recipe`] returned. Its `selection`, as `diq select` writes it, says how the rows were
-            selected; by default, the first rows by DIQ at the paper's thresholds.
+        recipe ([`~diq_hf.recipe.Recipe`] or `dict`, *optional*):
+            What [`DIQScorer.recipe`] returned, or the same as a `dict`, as `diq_recipe.json` holds it. Its
+            `selection`, as `diq select` writes it, says how the rows were selected; by default, the first rows by DIQ
+            at the paper's thresholds.
         source_datasets (`str` or `list[str]`, *optional*):
             Hub ids of the datasets the rows are from; by default the recipe's.
         license (`str` or `list[str]`, *optional*):
@@ -100,8 +103,8 @@ def push_subset(
         [`~huggingface_hub.CommitInfo`]: The commit, or pull request.
 
     Raises:
-        `ValueError`: The subset does not follow from `scored`, the recipe holds a local path or the token, or the
-            repository has something that the push would hide or replace.
+        `ValueError`: The subset does not follow from `scored`, the recipe lacks a key or holds a local path or the
+            token, or the repository has something that the push would hide or replace.
         [`~huggingface_hub.errors.HfHubHTTPError`]: The Hub refused, and nothing was published.
 
     Example:
@@ -114,15 +117,16 @@ def push_subset(
     """
     if recipe is None:
         logger.warning("No `recipe` is given, so the card cannot say how the scores were made.")
-    recipe = dict(recipe or {})
-    subset, pool, recipe["selection"] = _checked(subset, scored, recipe.get("selection"), config_name == WHOLE)
-    config_name = config_name or _config_name(recipe["selection"])
+    recipe = Recipe.from_json({} if recipe is None else recipe)
+    subset, pool, selection = _checked(subset, scored, recipe.selection, config_name == WHOLE)
+    recipe = replace(recipe, selection=selection)
+    config_name = config_name or _config_name(selection)
     if not re.fullmatch(r"[\w.-]+", config_name) or config_name == "data" or config_name.endswith("_scores"):
         raise ValueError(
             f"`config_name` is {config_name!r}. Use letters, digits, '_', '.' and '-'; 'data' and names that end in "
             "'_scores' are taken."
         )
-    refuse_private(recipe, token if isinstance(token, str) else None)
+    refuse_private(recipe.to_json(), token if isinstance(token, str) else None)
     api = _api(token)
     repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
     metadata = _metadata(recipe, len(subset), source_datasets, license, language, token)
@@ -162,7 +166,7 @@ def push_subset(
 
 def load_subset(
     repo_id: str, config_name: str | None = None, *, revision: str | None = None, token: str | bool | None = None
-) -> tuple[Dataset, dict]:
+) -> tuple[Dataset, Recipe]:
     """Pulls a published subset and checks every file against the digests of its recipe.
 
     `load_dataset(repo_id, config_name, split="train")` loads the same rows unchecked.
@@ -237,7 +241,7 @@ def verify_subset(
         subset = repository.scores(f"{name}/train-")
         scores = subset if name == WHOLE else repository.scores(f"{name}/scores-")
         problems = repository.changed_files(name, recipe)
-        problems += differences(recipe["selection"], scores, subset)
+        problems += differences(recipe.selection, scores, subset)
         problems += different_numbers(repository.readme or "", name, recipe)
         found[name] = Verification(problems, scores is not None)
     return found
@@ -248,18 +252,19 @@ def _api(token: str | bool | None) -> HfApi:
 
 
 def _checked(
-    subset: Dataset, scored: Dataset | None, recorded: Mapping | None, whole: bool
-) -> tuple[Dataset, Dataset | None, dict]:
+    subset: Dataset, scored: Dataset | None, recorded: SelectionFacts | None, whole: bool
+) -> tuple[Dataset, Dataset | None, SelectionFacts]:
     """The rows to publish, their pool and the selection, which follow from each other."""
     if whole:
-        pool, subset, selection = derive_selection(subset, (recorded or {}) | {"strategy": None, "ratio": None})
+        settings = replace(recorded or SelectionFacts(), strategy=None, ratio=None, num_rows=None)
+        pool, subset, selection = derive_selection(subset, settings)
         return subset, pool, selection
     described = describe_subset(subset, recorded)
     if scored is None:
         pool, stated, selection, scores = None, described, described, None
     else:
         pool, _, selection = derive_selection(scored, described)
-        stated, scores = selection | dict(recorded or {}), scores_alone(pool)
+        stated, scores = _stated(recorded or SelectionFacts(), selection), scores_alone(pool)
     if problems := differences(stated, scores, subset):
         raise ValueError(
             f"The subset does not follow from its scores: {'; '.join(problems)}. Pass the pool it was selected from "
@@ -268,13 +273,19 @@ def _checked(
     return subset, pool, selection
 
 
-def _config_name(selection: Mapping) -> str:
-    budget = f"{100 * selection['ratio']:g}pct" if selection["ratio"] else str(selection["subset"]["rows"])
-    return f"{selection['strategy']}_{budget}"
+def _stated(recorded: SelectionFacts, derived: SelectionFacts) -> SelectionFacts:
+    """The facts that were recorded, and for the others what the scores give."""
+    known = {fact.name: getattr(recorded, fact.name) for fact in fields(recorded)}
+    return replace(derived, **{name: fact for name, fact in known.items() if fact is not None})
+
+
+def _config_name(selection: SelectionFacts) -> str:
+    budget = f"{100 * selection.ratio:g}pct" if selection.ratio else str(selection.subset.rows)
+    return f"{selection.strategy}_{budget}"
 
 
 def _metadata(
-    recipe: Mapping,
+    recipe: Recipe,
     num_rows: int,
     sources: str | list[str] | None,
     license: str | list[str] | None,
@@ -283,8 +294,8 @@ def _metadata(
 ) -> dict:
     """The YAML head, but for the configurations. License and language are inherited from the source datasets."""
     sources = [sources] if isinstance(sources, str) else list(sources or [])
-    if not sources and (recipe.get("pool") or {}).get("on_hub"):
-        sources = [recipe["pool"]["name"]]
+    if not sources and recipe.pool and recipe.pool.on_hub:
+        sources = [recipe.pool.name]
     for source in sources:
         try:
             card = DatasetCard.load(source, token=token).data
@@ -296,13 +307,12 @@ def _metadata(
             "The license of the rows is unknown, so the card has none. Pass `license`, or `source_datasets` whose "
             "cards name one."
         )
-    model = recipe.get("model") or {}
     return {
         "language": [language] if isinstance(language, str) else language,
         "license": license,
         "size_categories": [size_category(num_rows)],
         "source_datasets": sources or None,
-        "base_model": [model["name"]] if model.get("on_hub") else None,
+        "base_model": [recipe.model.name] if recipe.model and recipe.model.on_hub else None,
         "tags": TAGS,
     }
 

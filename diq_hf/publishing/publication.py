@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..names import RECIPE
+from ..recipe import Recipe
 from ..selection.proof import scores_alone
 from .subset_card import draw_selection, merge_card, render_card
 
@@ -34,11 +36,11 @@ class Publication:
             Its rows.
         pool ([`~datasets.Dataset`], *optional*):
             The pool they were selected from; its scores become configuration `<config_name>_scores`.
-        recipe (`dict`):
+        recipe ([`~diq_hf.recipe.Recipe`]):
             The scorer's facts and `selection`.
     """
 
-    def __init__(self, folder: Path, config_name: str, subset: Dataset, pool: Dataset | None, recipe: Mapping):
+    def __init__(self, folder: Path, config_name: str, subset: Dataset, pool: Dataset | None, recipe: Recipe):
         self.config_name = config_name
         self.paths: dict[str, Path] = {}  # in the repository: here
         self.infos: dict[str, DatasetInfo] = {}
@@ -47,11 +49,11 @@ class Publication:
         if pool is not None and pool is not subset:
             self._add_rows(f"{config_name}_scores", "scores", scores_alone(pool))
         digests = {path: file_digest(file) for path, file in self.paths.items()}
-        self.recipe = dict(recipe) | {"files": digests}
-        self.recipe["digest"] = recipe_digest(self.recipe)
-        self.figures = draw_selection(pool, subset, recipe["selection"], folder)
+        recipe = replace(recipe, files=digests)
+        self.recipe = replace(recipe, digest=recipe_digest(recipe.to_json()))
+        self.figures = draw_selection(pool, subset, recipe.selection, folder)
         recorded = folder / RECIPE
-        recorded.write_text(json.dumps(self.recipe, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        recorded.write_text(json.dumps(self.recipe.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         self.paths |= {f"{config_name}/{file.name}": file for file in (recorded, *self.figures)}
 
     def _add_rows(self, config_name: str, stem: str, rows: Dataset) -> None:
@@ -123,7 +125,7 @@ class Publication:
 
 
 def recipe_digest(recipe: Mapping) -> str:
-    """Digest of a published recipe, in which the digests of the data files stand."""
+    """Digest of a published recipe as it lies in its file, in which the digests of the data files stand."""
     stated = {name: value for name, value in recipe.items() if name != "digest"}
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 

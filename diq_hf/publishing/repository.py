@@ -1,7 +1,5 @@
 """A dataset repository at one commit: what was published there, and whether its files are still that."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +8,7 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard, HfApi
 
 from ..names import RECIPE
+from ..recipe import Recipe, read_json
 from ..selection.proof import DERIVED, SCORES
 from .publication import file_digest, recipe_digest
 
@@ -28,24 +27,24 @@ class Repository:
         """The file here, downloaded if need be."""
         return Path(self.api.hf_hub_download(self.repo_id, file, repo_type="dataset", revision=self.sha))
 
-    def recipe(self, config_name: str) -> dict:
+    def recipe(self, config_name: str) -> Recipe:
         if config_name not in self.subsets:
             raise ValueError(
                 f"{self.repo_id} has no subset {config_name!r} that was published by `push_subset`. It has "
                 f"{self.subsets}."
             )
-        return json.loads(self.path(f"{config_name}/{RECIPE}").read_text(encoding="utf-8"))
+        return Recipe.load(self.path(f"{config_name}/{RECIPE}"))
 
-    def changed_files(self, config_name: str, recipe: Mapping) -> list[str]:
+    def changed_files(self, config_name: str, recipe: Recipe) -> list[str]:
         """Where files are not those of the recipe, one sentence each."""
         found = []
-        if recipe_digest(recipe) != recipe["digest"]:
+        if recipe_digest(read_json(self.path(f"{config_name}/{RECIPE}"))) != recipe.digest:
             found.append(f"{RECIPE} was changed: its digest differs")
         present = {file for file in self.files if file.startswith(f"{config_name}/") and file.endswith(".parquet")}
-        if present != set(recipe["files"]):
+        if present != set(recipe.files):
             found.append(f"the data files are {sorted(present)}, the recipe names {sorted(recipe['files'])}")
-        for file in sorted(present & set(recipe["files"])):
-            if file_digest(self.path(file)) != recipe["files"][file]:
+        for file in sorted(present & set(recipe.files)):
+            if file_digest(self.path(file)) != recipe.files[file]:
                 found.append(f"{file} was changed: its digest differs")
         configs = {entry["config_name"]: entry for entry in DatasetCard(self.readme or "").data.get("configs") or []}
         expected = [{"split": "train", "path": f"{config_name}/train-*"}]

@@ -1,15 +1,16 @@
 """The card of a published subset: computed facts, a picture of them, and the README they are put into."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts, Source
 from ..reporting.figures import COLORS, NAMES, plot_quadrants
 from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns
 
@@ -29,7 +30,7 @@ UNKNOWN_LIMIT = "Where the difficulty comes from is not recorded; its bias is in
 
 
 def render_card(
-    repo_id: str, config: str, recipe: Mapping, metadata: DatasetCardData, figures: Sequence[str]
+    repo_id: str, config: str, recipe: Recipe, metadata: DatasetCardData, figures: Sequence[str]
 ) -> DatasetCard:
     """The card of a repository that holds this one subset.
 
@@ -38,14 +39,14 @@ def render_card(
             The dataset repository.
         config (`str`):
             Configuration of the subset.
-        recipe (`dict`):
+        recipe ([`~diq_hf.recipe.Recipe`]):
             As it is published in `diq_recipe.json`: the scorer's facts, `selection`, `files` and `digest`.
         metadata (`DatasetCardData`):
             The YAML head.
         figures (`Sequence[str]`):
             Names of the pictures there are.
     """
-    selection = recipe["selection"]
+    selection = recipe.selection
     configs = [entry["config_name"] for entry in metadata["configs"]]
     quadrant_rows, threshold_rows, digest_row = number_rows(recipe)
     return DatasetCard.from_template(
@@ -57,41 +58,41 @@ def render_card(
         heading=_heading(config, selection),
         recipe=recipe,
         selection=selection,
-        pool_given=selection["strategy"] is None or f"{config}_scores" in configs,
+        pool_given=selection.strategy is None or f"{config}_scores" in configs,
         quadrant_rows=quadrant_rows,
         threshold_rows=threshold_rows,
         digest_row=digest_row,
         made_by=_made_by(recipe),
         figures={path: caption for path, caption in FIGURES.items() if path in figures},
-        difficulty_limit=_difficulty_limit(recipe.get("difficulty")),
+        difficulty_limit=_difficulty_limit(recipe.difficulty),
     )
 
 
-def number_rows(recipe: Mapping) -> tuple[list[str], list[str], str]:
+def number_rows(recipe: Recipe) -> tuple[list[str], list[str], str]:
     """The card's numbers as lines of its tables, which is how they are found again to be verified."""
-    selection = recipe["selection"]
-    pool, subset, whole = selection.get("pool"), selection["subset"], selection["strategy"] is None
+    selection = recipe.selection
+    pool, subset, whole = selection.pool, selection.subset, selection.strategy is None
 
-    def line(name: str, meaning: str, counts: Callable[[Mapping], int]) -> str:
-        of_pool = f"{counts(pool):,}" if pool else "not given"
-        of_subset = "" if whole else f" {counts(subset):,} |"
+    def line(name: str, meaning: str, count: Callable[[QuadrantCounts], int]) -> str:
+        of_pool = f"{count(pool):,}" if pool else "not given"
+        of_subset = "" if whole else f" {count(subset):,} |"
         return f"| {name} | {meaning} | {of_pool} |{of_subset}"
 
-    def unscored(counts: Mapping) -> int:
-        return counts["rows"] - sum(counts[name] for name in QUADRANTS)
+    def unscored(counts: QuadrantCounts) -> int:
+        return counts.rows - sum(getattr(counts, name) for name in QUADRANTS)
 
-    quadrants = [line(name, NAMES[name], itemgetter(name)) for name in QUADRANTS]
+    quadrants = [line(name, NAMES[name], attrgetter(name)) for name in QUADRANTS]
     quadrants += [line("none", "without both scores", unscored)] if pool and unscored(pool) else []
-    quadrants.append(line("all", "", itemgetter("rows")))
+    quadrants.append(line("all", "", attrgetter("rows")))
     thresholds = []
     for name in ("difficulty", "influence"):
-        value = selection.get(f"{name}_threshold")
+        value = getattr(selection, f"{name}_threshold")
         shown = "not given" if value is None else f"{value:.6g}"
-        thresholds.append(f"| {name} threshold | {selection[f'{name}_percentile']:g} | {shown} |")
-    return quadrants, thresholds, f"| digest of the recipe | `{recipe['digest']}` |"
+        thresholds.append(f"| {name} threshold | {getattr(selection, f'{name}_percentile'):g} | {shown} |")
+    return quadrants, thresholds, f"| digest of the recipe | `{recipe.digest}` |"
 
 
-def different_numbers(readme: str, config: str, recipe: Mapping) -> list[str]:
+def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     """Lines of a card's tables that a recipe contradicts, one sentence each."""
     section = _section(readme, config)
     if section is None:
@@ -99,7 +100,7 @@ def different_numbers(readme: str, config: str, recipe: Mapping) -> list[str]:
     lines = [" ".join(line.split()) for line in section.splitlines()]
     quadrants, thresholds, digest = number_rows(recipe)
     found = []
-    for expected in (_heading(config, recipe["selection"]), *quadrants, *thresholds, digest):
+    for expected in (_heading(config, recipe.selection), *quadrants, *thresholds, digest):
         expected = " ".join(expected.split())
         begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else "## "
         said = [line for line in lines if line.startswith(begins)]
@@ -175,67 +176,71 @@ def size_category(num_rows: int) -> str:
     return f"{bounds[power - 4]}<n<{bounds[power - 3]}" if power <= 12 else "n>1T"
 
 
-def _heading(config: str, selection: Mapping) -> str:
-    rows, pool = selection["subset"]["rows"], selection.get("pool")
-    if selection["strategy"] is None:
+def _heading(config: str, selection: SelectionFacts) -> str:
+    rows, pool = selection.subset.rows, selection.pool
+    if selection.strategy is None:
         return f"## `{config}`: all {rows:,} rows, scored"
-    return f"## `{config}`: {rows:,} of {pool['rows']:,} rows" if pool else f"## `{config}`: {rows:,} rows"
+    return f"## `{config}`: {rows:,} of {pool.rows:,} rows" if pool else f"## `{config}`: {rows:,} rows"
 
 
-def _made_by(recipe: Mapping) -> list[tuple[str, str]]:
-    """What decided the scores and what they cost, as the card's table."""
-    model = recipe.get("model")
-    if not model:
-        return []
-    facts = [("model", _named(model)), ("weights", f"{model['dtype']}, digest `{model['digest']}`")]
-    if "adapter" in model:
-        facts.insert(1, ("adapter", f"`{model['adapter']}`" if model["adapter"] else "loaded, without a name"))
-    facts.append(("tokenizer", f"digest `{recipe['tokenizer']}`"))
-    for name, source in (("pool", recipe.get("pool")), ("validation rows from", recipe.get("validation_source"))):
+def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
+    """What decided the scores and what they cost, as the card's table: what is known of it."""
+    facts = []
+    if model := recipe.model:
+        facts.append(("model", _named(model)))
+        if model.adapter is not None:
+            facts.append(("adapter", f"`{model.adapter}`" if model.adapter else "loaded, without a name"))
+        facts.append(("weights", f"{model.dtype or 'of unknown type'}, digest `{model.digest or 'unknown'}`"))
+    if recipe.tokenizer:
+        facts.append(("tokenizer", f"digest `{recipe.tokenizer}`"))
+    for name, source in (("pool", recipe.pool), ("validation rows from", recipe.validation_source)):
         if source:
-            facts.append((name, f"{_named(source)}, split `{source['split']}`"))
-    for group in recipe["validation"]:
-        name = f"validation group `{group['group']}`" if group["group"] else "validation"
-        facts.append((name, f"{group['rows']:,} rows, digest `{group['digest']}`"))
-    modules = sorted({re.sub(r"\.\d+\.", ".\\*.", name) for name in recipe["modules"]})
-    facts.append(("φ, the scored weights", f"{len(recipe['modules'])} modules: {', '.join(modules)}"))
-    facts.append(("settings", ", ".join(f"`{name}={value}`" for name, value in recipe["settings"].items())))
-    if difficulty := recipe["difficulty"]:
-        named = f" {_named(difficulty['model'])}" if "model" in difficulty else ""
-        facts.append(("difficulty", f"{difficulty['source']}{named}, `{difficulty['fingerprint']}`"))
-    if cost := recipe["cost"]:
-        rate = f"{cost['rows'] / cost['seconds']:.3g} rows a second in a process on {cost['device']}"
-        took = f"{cost['rows']:,} rows in {cost['seconds']:,.1f} s"
-        facts.append(("cost", f"{rate} ({took}); the validation gradient {cost['validation_seconds']:,.1f} s"))
-        if sft := cost.get("sft_seconds"):
-            share = (cost["seconds"] + cost["validation_seconds"]) / sft
+            facts.append((name, f"{_named(source)}, split `{source.split}`"))
+    for group in recipe.validation or ():
+        name = f"validation group `{group.group}`" if group.group else "validation"
+        facts.append((name, f"{group.rows:,} rows, digest `{group.digest}`"))
+    if recipe.modules:
+        modules = sorted({re.sub(r"\.\d+\.", ".\\*.", name) for name in recipe.modules})
+        facts.append(("φ, the scored weights", f"{len(recipe.modules)} modules: {', '.join(modules)}"))
+    if recipe.settings:
+        facts.append(("settings", ", ".join(f"`{name}={value}`" for name, value in recipe.settings.items())))
+    if difficulty := recipe.difficulty:
+        named = f" {_named(difficulty.model)}" if difficulty.model else ""
+        facts.append(("difficulty", f"{difficulty.source}{named}, `{difficulty.fingerprint}`"))
+    if cost := recipe.cost:
+        took = f"{cost.rows:,} rows in {cost.seconds:,.1f} s"
+        per_second = f"{cost.rows / cost.seconds:.3g} rows a second" if cost.seconds else "scored"
+        rate = f"{per_second} in a process on {cost.device} ({took})"
+        facts.append(("cost", f"{rate}; the validation gradient {cost.validation_seconds:,.1f} s"))
+        if sft := cost.sft_seconds:
+            share = (cost.seconds + cost.validation_seconds) / sft
             facts.append(("share of a training run", f"{share:.2g} of {sft:,.0f} s"))
-    facts.append(("versions", ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())))
+    if recipe.versions:
+        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in recipe.versions.items())))
     return facts
 
 
-def _named(source: Mapping) -> str:
+def _named(source: Source | ModelFacts) -> str:
     """A link where the Hub has it."""
-    name = source["name"]
-    if not source["on_hub"]:
-        return f"`{name}` (local)" if name else "without a name"
-    folder = "datasets/" if "split" in source else ""
-    revision = f", revision `{source['revision']}`" if source.get("revision") else ""
-    return f"[{name}](https://huggingface.co/{folder}{name}){revision}"
+    if not source.on_hub:
+        return f"`{source.name}` (local)" if source.name else "without a name"
+    folder = "datasets/" if isinstance(source, Source) else ""
+    revision = f", revision `{source.revision}`" if source.revision else ""
+    return f"[{source.name}](https://huggingface.co/{folder}{source.name}){revision}"
 
 
-def _difficulty_limit(difficulty: Mapping | None) -> str:
-    return DIFFICULTY_LIMITS.get(difficulty["source"], CLASSIFIER_LIMIT) if difficulty else UNKNOWN_LIMIT
+def _difficulty_limit(difficulty: DifficultyFacts | None) -> str:
+    return DIFFICULTY_LIMITS.get(difficulty.source, CLASSIFIER_LIMIT) if difficulty else UNKNOWN_LIMIT
 
 
-def draw_selection(pool: Any | None, subset: Any, selection: Mapping, folder: Path) -> list[Path]:
+def draw_selection(pool: Any | None, subset: Any, selection: SelectionFacts, folder: Path) -> list[Path]:
     """The figures of a card: the quadrants, where the thresholds are known, and how the scores are distributed."""
     from matplotlib.figure import Figure  # the plain figure: no window system is touched
 
     names = ("difficulty", "influence")
     drawn = subset if pool is None else pool
     shown = {"subset" if pool is None else "pool": drawn} | ({"subset": subset} if len(drawn) > len(subset) else {})
-    thresholds = {name: selection.get(f"{name}_threshold") for name in names}
+    thresholds = {name: getattr(selection, f"{name}_threshold") for name in names}
     paths = []
     if None not in thresholds.values():
         ranks = [score_columns(rows, ["diq_rank"])["diq_rank"] for rows in shown.values()]

@@ -1,10 +1,6 @@
 """`DIQScorer`: difficulty and influence as columns, through `datasets.map`."""
 
-import contextlib
-import importlib.metadata
 import os
-import platform
-import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,29 +9,29 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from datasets.formatting.formatting import LazyBatch, LazyRow
-from datasets.utils import tqdm
-from transformers.utils import logging
+from datasets.formatting.formatting import LazyBatch
 
-from .. import __version__
-from ..difficulty.sources import ClassifierDifficulty, DifficultySource, RowBatch, difficulty_source
-from ..digest import digest, model_digest, tokenizer_digest
+from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
-from ..engine.projections import COLUMN, Projection
-from ..names import public_name
-from ..rows.encoded import EncodedRow, RowError, rows_digest
-from ..rows.formats import ACCEPTED, RowEncoder
-from ..rows.validation import encode_group, row_name, validation_groups
+from ..engine.projections import Projection
+from ..recipe import Recipe
+from ..rows.formats import RowEncoder
+from ..rows.validation import encode_group, validation_groups
+from .columns import count_unscored, progress, reusable_difficulties, score_rows
+from .examples import as_rows, is_batched, read_columns
+from .recipe import (
+    Meter,
+    WeightsDigest,
+    difficulty_recipe,
+    direction_recipes,
+    fingerprint,
+    projection_column,
+    scorer_recipe,
+)
 
 
-logger = logging.get_logger(__name__)
-
-# Part of every fingerprint: raise it whenever the same inputs would give other scores.
-ALGORITHM = "diq-2"
 EXTRA_COLUMNS = ("loss", "num_tokens")
-# Libraries whose versions a recipe names.
-LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 
 # Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -165,11 +161,11 @@ class DIQScorer:
         self.projection = (
             None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
         )
-        self._validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
+        self.validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
         self._name = str(model) if isinstance(model, str | Path) else None
-        self._cost = {"rows": 0, "seconds": 0.0, "validation_seconds": 0.0}
+        self.weights_digest = WeightsDigest(self.model)
+        self.meter = Meter()
         self._process = os.getpid()
-        self._weights_digest: tuple[int, str] | None = None
         self._directions: dict[str, Direction] = {}
 
     @property
@@ -178,22 +174,20 @@ class DIQScorer:
         kept = self.difficulty is not None and "difficulty" in self.difficulty.columns
         names = [] if self.difficulty is None or kept else ["difficulty"]
         names += ["influence", *(f"influence_{name}" for name in self.groups), *self.extra_columns]
-        return (*names, self._projection_column) if self.projection else tuple(names)
+        return (*names, projection_column(self)) if self.projection else tuple(names)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the validation groups, if there are several."""
-        return tuple(name for name in self._validation if name is not None)
+        return tuple(name for name in self.validation if name is not None)
 
     @property
     def fingerprint(self) -> str:
         """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
-        weights = self._model_digest(again=True)  # first: the recipe holds it too
-        return digest([ALGORITHM, self._recipe(), weights])
+        return fingerprint(self)
 
-    def recipe(self) -> dict[str, Any]:
-        """What decided the scores and what they cost, as plain JSON that names no local path: for
-        [`~diq_hf.push_subset`].
+    def recipe(self) -> Recipe:
+        """What decided the scores and what they cost, naming no local path: for [`~diq_hf.push_subset`].
 
         `cost` counts what this process has computed itself; it is `None` where everything came from a cache.
 
@@ -204,48 +198,24 @@ class DIQScorer:
         push_subset(select_subset(scored, ratio=0.01), "me/medical-diq", scored=scored, recipe=diq_score.recipe())
         ```
         """
-        config = self.model.config
-        model = public_name(config._name_or_path) | {"revision": getattr(config, "_commit_hash", None)}
-        if hasattr(self.model, "peft_config"):
-            model["adapter"] = public_name(self._name)["name"]
-        source = self.difficulty
-        difficulty = source and {"source": type(source).__name__, "fingerprint": source.fingerprint}
-        if isinstance(source, ClassifierDifficulty):
-            difficulty["model"] = public_name(source.classifier.model.name_or_path)
-        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-        return {
-            "algorithm": ALGORITHM,
-            "model": model | {"digest": self._model_digest(), "dtype": str(self.model.dtype).removeprefix("torch.")},
-            "tokenizer": tokenizer_digest(self.processing_class),
-            "validation": [
-                {"group": name, "rows": len(rows), "digest": rows_digest(rows)}
-                for name, rows in self._validation.items()
-            ],
-            "modules": sorted(self.engine.modules),
-            "settings": self.encoder.settings | {"on_bad_row": self.on_bad_row},
-            "difficulty": difficulty,
-            "cost": self._cost | {"device": self.engine.device.type} if self._cost["rows"] else None,
-            "versions": {"diq_hf": __version__, "python": platform.python_version(), **versions},
-        }
+        return scorer_recipe(self, self._name)
 
     def direction_recipes(self) -> list[str]:
         """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
-        modules, weights = sorted(self.engine.modules), self._model_digest()
-        return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in self._validation.values()]
+        return direction_recipes(self)
 
     def validation_gradients(self) -> list[Direction]:
         """Each group's mean validation gradient at the model's present weights, computed when first needed."""
         recipes = self.direction_recipes()
         self._directions = {recipe: self._directions[recipe] for recipe in recipes if recipe in self._directions}
         missing = {
-            r: rows for r, rows in zip(recipes, self._validation.values(), strict=True) if r not in self._directions
+            r: rows for r, rows in zip(recipes, self.validation.values(), strict=True) if r not in self._directions
         }
         if missing:
-            started = time.perf_counter()
-            with _progress("Validation gradient", [row for rows in missing.values() for row in rows]) as bar:
+            rows_of_all = [row for rows in missing.values() for row in rows]
+            with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
                 for recipe, rows in missing.items():
                     self._directions[recipe] = self.engine.validation_gradient(rows, bar.update)
-            self._cost["validation_seconds"] += time.perf_counter() - started
         return [self._directions[recipe] for recipe in recipes]
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
@@ -290,12 +260,12 @@ class DIQScorer:
         from .chunks import score_in_chunks
 
         dataset = dataset.with_format(None)
-        self._model_digest(again=True)
+        self.weights_digest(again=True)
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
         columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
-        _count_unscored(columns["influence"])
+        count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
             dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
@@ -314,13 +284,13 @@ class DIQScorer:
                 "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
             )
         values = self._read(examples)
-        batched = _is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
+        batched = is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
         if not batched:
-            return {name: column[0] for name, column in self._score([values], [indices]).items()}
+            return {name: column[0] for name, column in score_rows(self, [values], [indices]).items()}
         if not isinstance(examples, LazyBatch):
             # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
-            self._model_digest(again=True)
-        return self._score_batch(values, indices)
+            self.weights_digest(again=True)
+        return score_rows(self, as_rows(values), indices)
 
     def score_batch(
         self,
@@ -332,44 +302,20 @@ class DIQScorer:
 
         `difficulties` are the rows' [`~DIQScorer.difficulties`] where they are known already.
         """
-        return self._score_batch(self._read(examples), indices, difficulties)
+        return score_rows(self, as_rows(self._read(examples)), indices, difficulties)
 
     def difficulty_recipe(self, column_names: Iterable[str]) -> str | None:
         """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
-        if self.difficulty is None or not self.difficulty.reusable:
-            return None
-        recipe = ["difficulty-1", self.difficulty.fingerprint, self.encoder.dataset_text_field]
-        if "input_ids" in column_names:  # the text of token ids is the tokenizer's
-            recipe += [self.encoder.settings, tokenizer_digest(self.processing_class)]
-        return digest(recipe)
+        return difficulty_recipe(self, column_names)
 
     def difficulties(self, examples: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """A reusable source's columns on rows. One that it cannot read gets NaN here and is refused when scored."""
-        rows = _rows(self._read(examples))
-        prepared = {}
-        for i, row in enumerate(rows):
-            with contextlib.suppress(RowError):
-                prepared[i] = self.difficulty.prepare(row, self.encoder)
-        found = self.difficulty(RowBatch(list(prepared.values()), None, None, self.encoder, None))
-        columns = {name: np.full(len(rows), np.nan) for name in found}
-        for name, values in found.items():
-            columns[name][list(prepared)] = values
-        return columns
-
-    def _score_batch(
-        self, values: dict, indices: Sequence[int] | None, difficulties: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
-        rows = _rows(values)
-        return self._score(rows, [None] * len(rows) if indices is None else list(indices), difficulties)
+        return reusable_difficulties(self, as_rows(self._read(examples)))
 
     def _read(self, examples: Mapping) -> dict:
-        """The columns that scores depend on; no other is decoded."""
         self._check_columns(examples)
-        names = [*self.encoder.columns, "image", "images", *(self.difficulty.columns if self.difficulty else ())]
-        values = {name: examples[name] for name in dict.fromkeys(names) if name in examples}
-        if not values:
-            raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
-        return values
+        own = self.difficulty.columns if self.difficulty else ()
+        return read_columns(examples, [*self.encoder.columns, "image", "images", *own])
 
     def _check_columns(self, present: Iterable[str]) -> None:
         if not self.overwrite and (clash := [name for name in self.columns if name in present]):
@@ -377,109 +323,6 @@ class DIQScorer:
                 f"The dataset already has {clash}. Remove the columns, pass `overwrite=True`, or keep an existing "
                 "difficulty with `difficulty='column:difficulty'`."
             )
-
-    def _score(
-        self, rows: list[dict], indices: list[int | None], difficulties: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
-        started, validation_before = time.perf_counter(), self._cost["validation_seconds"]
-        encoded: list[EncodedRow] = []
-        prepared: list[Any] = []
-        kept: list[int] = []
-        for i, row in enumerate(rows):
-            try:
-                ready = self.encoder(row)
-                prepared.append(self.difficulty.prepare(row, self.encoder) if self.difficulty else None)
-            except RowError as error:
-                self._refuse(RowError(f"{row_name(i, indices[i], row)}: {error}"), error)
-            else:
-                encoded.append(ready)
-                kept.append(i)
-        scores = {name: np.full(len(rows), np.nan) for name in self.columns}
-        scores["num_tokens"] = np.zeros(len(rows))
-        if self.projection:
-            scores[self._projection_column] = np.full((len(rows), self.projection.dim), np.nan)
-        if encoded:
-            found = self._influences(encoded)
-            for i, influence, loss in zip(kept, found["influence"], found["loss"], strict=True):
-                if not (np.isfinite(influence) and np.isfinite(loss)):
-                    name = row_name(i, indices[i], rows[i])
-                    self._refuse(
-                        RowError(
-                            f"{name}: its loss is {loss} and its influence {influence}. Check the row and the model's "
-                            "dtype (fp16 overflows where bf16 and fp32 do not)."
-                        )
-                    )
-            if difficulties is not None:
-                found |= {name: values[kept] for name, values in difficulties.items()}
-            elif self.difficulty is not None:
-                batch = RowBatch(prepared, encoded, found["loss"], self.encoder, self._forward)
-                found |= self.difficulty(batch)
-            unscored = ~(np.isfinite(found["influence"]) & np.isfinite(found["loss"]))
-            for name, values in found.items():
-                values = np.array(values, dtype=float)
-                values[unscored] = np.nan
-                scores[name] = np.full((len(rows), *values.shape[1:]), np.nan)
-                scores[name][kept] = values
-            scores["num_tokens"][kept] = [len(row) for row in encoded]
-        self._cost["rows"] += len(rows)
-        self._cost["seconds"] += time.perf_counter() - started
-        self._cost["seconds"] -= self._cost["validation_seconds"] - validation_before  # counted by itself
-        if len(rows) > 1:
-            _count_unscored(scores["influence"])
-        types = dict.fromkeys(self.columns, np.float32) | {"num_tokens": np.int32}
-        return {name: scores[name].astype(types[name]) for name in self.columns}
-
-    def _influences(self, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray]:
-        """What one pass over the model gives."""
-        directions = self.validation_gradients()
-        with _progress("Scoring", rows) as bar:
-            if self.projection:
-                projected, influences, loss = self.engine.project(rows, directions, self.projection, bar.update)
-            elif len(directions) > 1:
-                influences, loss = self.engine.score(rows, directions, bar.update)
-            else:
-                influence, loss = self.engine.score(rows, directions[0], bar.update)
-                influences = influence[:, None]
-        # The mean over all rows: its gradient is the groups', weighted by their rows.
-        weights = np.array([direction.num_rows for direction in directions], dtype=float)
-        found = {"influence": influences @ (weights / weights.sum()), "loss": loss}
-        found |= {f"influence_{name}": influences[:, k] for k, name in enumerate(self.groups)}
-        return found | ({self._projection_column: projected} if self.projection else {})
-
-    @property
-    def _projection_column(self) -> str:
-        made_by = [ALGORITHM, sorted(self.engine.modules), self.projection.dim, self.projection.seed]
-        return COLUMN + digest([*made_by, self._model_digest()])[:8]
-
-    def _forward(self, rows: Sequence[EncodedRow]) -> np.ndarray:
-        with _progress("Difficulty", rows) as bar:
-            return self.engine.losses(rows, bar.update)
-
-    def _refuse(self, error: RowError, cause: Exception | None = None) -> None:
-        if self.on_bad_row == "raise":
-            raise RowError(f"{error} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
-        logger.warning(f"Not scored: {error}")
-
-    def _recipe(self) -> dict:
-        return {
-            "tokenizer": tokenizer_digest(self.processing_class),
-            "validation": [[name, rows_digest(rows)] for name, rows in self._validation.items()],
-            "settings": self.encoder.settings,
-            "modules": sorted(self.engine.modules),
-            "difficulty": self.difficulty.fingerprint if self.difficulty else None,
-            "columns": self.columns,
-            "on_bad_row": self.on_bad_row,
-            "overwrite": self.overwrite,
-            "batched": self.batched,
-        }
-
-    def _model_digest(self, again: bool = False) -> str:
-        # In-place changes such as optimizer steps count up a parameter's version. Writes through `.data` do not, so
-        # every `map`, every batch of a stream and every `score` take the digest again.
-        version = sum(parameter._version for parameter in self.model.parameters())
-        if again or self._weights_digest is None or self._weights_digest[0] != version:
-            self._weights_digest = version, model_digest(self.model)
-        return self._weights_digest[1]
 
     def __reduce__(self):
         # `datasets` hashes a function by its pickle, and sends it to its workers that way.
@@ -501,43 +344,3 @@ def _revive(fingerprint: str) -> DIQScorer:
         # The forked copy of the thread pool has no threads; waiting for one would never end.
         torch.set_num_threads(1)
     return scorer
-
-
-def _rows(values: dict) -> list[dict]:
-    size = len(next(iter(values.values())))
-    return [{name: column[i] for name, column in values.items()} for i in range(size)]
-
-
-def _is_batched(examples: Mapping, text_field: str) -> bool:
-    """Whether `map` gave a batch or a row: by its type, else by the depth of a column whose depth is known."""
-    if isinstance(examples, LazyBatch):
-        return True
-    if isinstance(examples, LazyRow):
-        return False
-    for name in ("input_ids", "messages", "conversations", "prompt", text_field):
-        value = examples.get(name)
-        if value is None:
-            continue
-        if isinstance(value, str):
-            return False
-        if name == "input_ids" and hasattr(value, "ndim"):
-            return value.ndim == 2 or value.dtype == object
-        if len(value):
-            # A row's messages are dicts and its ids numbers; a batch has lists of them, or strings.
-            return not isinstance(value[0], dict | int)
-    raise ValueError(
-        f"Cannot tell a batch from a row by the columns {sorted(examples)}. Pass `batched=True` or `batched=False` to "
-        "the scorer, or use `scorer.score(ds)`."
-    )
-
-
-def _count_unscored(influence: np.ndarray) -> None:
-    if unscored := int(np.isnan(influence).sum()):
-        logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
-
-
-def _progress(phase: str, rows: Sequence[EncodedRow]) -> Any:
-    # One row is a call of `map` without `batched=True`, whose own bar counts the rows; of a launcher's processes one
-    # shows its bars.
-    hidden = len(rows) < 2 or int(os.environ.get("RANK", 0)) > 0
-    return tqdm(total=len(rows), desc=phase, unit=" rows", leave=False, disable=hidden)

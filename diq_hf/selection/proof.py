@@ -2,22 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
+from ..recipe import QuadrantCounts, SelectionFacts, SelectionSettings
 from .quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
 
 
-# How rows are selected, as `diq select` records it; these are the paper's.
-SETTINGS = {
-    "strategy": "diq",  # None: the whole pool
-    "ratio": None,
-    "num_rows": None,
-    "seed": 0,
-    "difficulty_percentile": 50,
-    "influence_percentile": 50,
-}
 # The configuration that is the whole pool.
 WHOLE = "scored"
 # What a selection can be derived from, of columns that hold no text.
@@ -25,39 +18,41 @@ SCORES = ("difficulty", "influence", "loss", "num_tokens")
 DERIVED = ("quadrant", "diq_rank")
 
 
-def derive_selection(scored: Any, settings: Mapping) -> tuple[Any, Any, dict]:
+def derive_selection(scored: Any, settings: SelectionSettings) -> tuple[Any, Any, SelectionFacts]:
     """Selects rows of a scored pool.
 
     Args:
         scored ([`~datasets.Dataset`]):
             The whole pool, with its scores.
-        settings (`dict`):
-            `SETTINGS`, as far as they differ; other keys are ignored.
+        settings ([`SelectionSettings`]):
+            How to select; facts that a [`SelectionFacts`] states beside them are passed over.
 
     Returns:
-        The pool and the subset, both with `quadrant` and `diq_rank`, and the selection as plain JSON: its settings,
-        thresholds and counts.
+        The pool and the subset, both with `quadrant` and `diq_rank`, and the [`SelectionFacts`].
     """
-    settings = {name: settings.get(name, default) for name, default in SETTINGS.items()}
-    rule = QuadrantRule.fit(scored, settings["difficulty_percentile"], settings["influence_percentile"])
+    rule = QuadrantRule.fit(scored, settings.difficulty_percentile, settings.influence_percentile)
     pool = rule.annotate(scored)
-    if settings["strategy"] is None:
+    if settings.strategy is None:
         subset = pool
     else:
-        chosen = (settings[name] for name in ("ratio", "num_rows", "strategy"))
-        subset = select_subset(scored, *chosen, rule=rule, seed=settings["seed"])
-    thresholds = {
-        "difficulty_threshold": rule.difficulty_threshold,
-        "influence_threshold": rule.influence_threshold,
-    }
-    counts = {"pool": count_quadrants(pool), "subset": count_quadrants(subset), "unscored": count_unscored(pool)}
-    return pool, subset, settings | thresholds | counts
+        chosen = settings.ratio, settings.num_rows, settings.strategy
+        subset = select_subset(scored, *chosen, rule=rule, seed=settings.seed)
+    facts = SelectionFacts(
+        **{setting.name: getattr(settings, setting.name) for setting in fields(SelectionSettings)},
+        difficulty_threshold=rule.difficulty_threshold,
+        influence_threshold=rule.influence_threshold,
+        pool=count_quadrants(pool),
+        subset=count_quadrants(subset),
+        unscored=count_unscored(pool),
+    )
+    return pool, subset, facts
 
 
-def count_quadrants(rows: Any) -> dict[str, int]:
+def count_quadrants(rows: Any) -> QuadrantCounts:
     """Rows by quadrant."""
     codes = score_columns(rows, ["quadrant"])["quadrant"]
-    return {"rows": len(codes)} | {name: int((codes == code).sum()) for code, name in enumerate(QUADRANTS)}
+    counts = {name: int((codes == code).sum()) for code, name in enumerate(QUADRANTS)}
+    return QuadrantCounts(rows=len(codes), **counts)
 
 
 def count_unscored(rows: Any) -> dict[str, int]:
@@ -74,7 +69,7 @@ def count_unscored(rows: Any) -> dict[str, int]:
     return {reason: int(found.sum()) for reason, found in reasons.items() if found.any()}
 
 
-def describe_subset(subset: Any, selection: Mapping | None) -> dict:
+def describe_subset(subset: Any, selection: SelectionFacts | None) -> SelectionFacts:
     """The selection of a subset whose pool is not at hand: as it was recorded, or, unrecorded, by its ranks."""
     missing = [name for name in (*SCORES[:2], *DERIVED) if name not in subset.column_names]
     if missing:
@@ -89,8 +84,8 @@ def describe_subset(subset: Any, selection: Mapping | None) -> dict:
                 "The subset's `diq_rank` is not 1, 2, 3, …, so it is not the first rows by DIQ. Say how it was "
                 "selected: `recipe={..., 'selection': {'strategy': 'random', 'ratio': 0.1, 'seed': 0}}`."
             )
-        selection = {"num_rows": len(ranks)}
-    return SETTINGS | dict(selection) | {"subset": count_quadrants(subset)}
+        selection = SelectionFacts(num_rows=len(ranks))
+    return replace(selection, subset=count_quadrants(subset))
 
 
 def scores_alone(pool: Any) -> Any:
@@ -99,11 +94,11 @@ def scores_alone(pool: Any) -> Any:
     return pool.select_columns(names).add_column("row", np.arange(len(pool)))
 
 
-def differences(selection: Mapping, scores: Any | None, subset: Any) -> list[str]:
+def differences(selection: SelectionFacts, scores: Any | None, subset: Any) -> list[str]:
     """Where what is published does not follow from the published scores, one sentence each.
 
     Args:
-        selection (`dict`):
+        selection ([`SelectionFacts`]):
             The selection as it is stated.
         scores ([`~datasets.Dataset`], *optional*):
             The whole pool's scores. Without them only the subset's own columns can be held against `selection`.
@@ -111,10 +106,10 @@ def differences(selection: Mapping, scores: Any | None, subset: Any) -> list[str
             The subset as it was published.
     """
     if scores is None:
-        derived = {"subset": count_quadrants(subset)}
-        found = _different_facts(selection, derived)
-        if selection.get("difficulty_threshold") is not None:
-            rule = QuadrantRule(selection["difficulty_threshold"], selection["influence_threshold"])
+        found = _different_facts(selection.to_json(), {"subset": count_quadrants(subset).to_json()})
+        thresholds = selection.difficulty_threshold, selection.influence_threshold
+        if None not in thresholds:
+            rule = QuadrantRule(*thresholds)
             codes = rule.codes(*score_columns(subset, SCORES[:2]).values())
             found += _different_rows("the subset", score_columns(subset, ["quadrant"]), {"quadrant": codes})
         return found
@@ -123,7 +118,7 @@ def differences(selection: Mapping, scores: Any | None, subset: Any) -> list[str
         pool, chosen, derived = derive_selection(bare, selection)
     except ValueError as error:
         return [f"the selection cannot be derived: {error}"]
-    found = _different_facts(selection, derived)
+    found = _different_facts(selection.to_json(), derived.to_json())
     found += _different_rows("the pool's scores", score_columns(scores, DERIVED), score_columns(pool, DERIVED))
     names = (*SCORES[:2], *DERIVED)
     return found + _different_rows("the subset", score_columns(subset, names), score_columns(chosen, names))

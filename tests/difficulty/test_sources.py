@@ -186,7 +186,7 @@ def test_loss_and_num_tokens(tokenizer, validation):
 def test_recipe_names_the_classifier(classifier_folder, tokenizer, validation):
     folder = classifier_folder({0: "1", 1: "2"})
     recipe = DIQScorer(make_model(), validation, tokenizer, difficulty=folder).recipe()
-    assert recipe["difficulty"]["model"]["name"] == folder.rsplit("/", 1)[-1]
+    assert recipe.difficulty.model.name == folder.rsplit("/", 1)[-1]
 
 
 def test_fingerprint_of_a_classifier(classifier_folder):

@@ -1,6 +1,6 @@
 """The example card is what the template makes of its recipe, and what a card says can be checked.
 
-`python tests/test_subset_card.py` writes the example anew.
+`python tests/publishing/test_subset_card.py` writes the example anew.
 """
 
 import json
@@ -10,10 +10,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from diq_hf.publishing.publication import recipe_digest
 from diq_hf.publishing.subset_card import FIGURES, TAGS, different_numbers, merge_card, render_card
+from diq_hf.recipe import Recipe
 
 
 CARDS = Path(__file__).parents[2] / "hub_cards"
-RECIPE = json.loads((CARDS / "example_recipe.json").read_text(encoding="utf-8"))
+RECIPE = Recipe.load(CARDS / "example_recipe.json")
 
 
 def example_card() -> str:
@@ -33,7 +34,7 @@ def example_card() -> str:
 
 
 def test_example_is_in_step():
-    assert RECIPE["digest"] == recipe_digest(RECIPE)
+    assert RECIPE.digest == recipe_digest(json.loads((CARDS / "example_recipe.json").read_text(encoding="utf-8")))
     assert (CARDS / "example_subset_card.md").read_text(encoding="utf-8") == example_card(), __doc__
 
 
@@ -46,7 +47,7 @@ def test_every_number_is_checked():
         "| influence threshold | 50 | ": "| influence threshold | 50 | 9",
         "| all |  | 120 |": "| all |  | 12 |",
     }
-    changes[f"`{RECIPE['digest']}`"] = "`0`"
+    changes[f"`{RECIPE.digest}`"] = "`0`"
     for said, instead in changes.items():
         assert said in card
         problems = different_numbers(card.replace(said, instead), "diq_10pct", RECIPE)

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from diq_hf import DIQScorer, select_subset
 from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.recipe import Recipe
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
 
@@ -442,15 +443,15 @@ def test_recipe_is_plain_and_names_no_path(model_folder, pool, validation, tmp_p
     """What a card states: digests that change with what they name, counts, and cost; nothing of this machine."""
     groups = {"one": validation[:1], "two": validation[1:]}
     scorer = DIQScorer(model_folder, groups, max_length=64, model_init_kwargs={"dtype": "float32"})
-    assert scorer.recipe()["cost"] is None
+    assert scorer.recipe().cost is None
     scorer.score(Dataset.from_list(pool), cache_dir=tmp_path)
-    recipe = scorer.recipe()
-    assert json.loads(json.dumps(recipe)) == recipe
+    recipe = scorer.recipe().to_json()
+    assert json.loads(json.dumps(recipe)) == recipe and Recipe.from_json(recipe) == scorer.recipe()
     assert os.path.dirname(model_folder) not in json.dumps(recipe)
     assert recipe["model"]["name"] == os.path.basename(model_folder) and not recipe["model"]["on_hub"]
     assert [(group["group"], group["rows"]) for group in recipe["validation"]] == [("one", 1), ("two", 2)]
     assert recipe["settings"]["max_length"] == 64 and len(recipe["modules"]) == 6
     assert recipe["cost"]["rows"] == 7 and recipe["cost"]["seconds"] > 0 < recipe["cost"]["validation_seconds"]
-    other = DIQScorer(make_model(seed=1), groups, scorer.processing_class).recipe()
+    other = DIQScorer(make_model(seed=1), groups, scorer.processing_class).recipe().to_json()
     assert other["model"]["digest"] != recipe["model"]["digest"] and other["model"]["name"] is None
     assert other["tokenizer"] == recipe["tokenizer"] and other["settings"] != recipe["settings"]

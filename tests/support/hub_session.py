@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 from diq_hf import load_subset, push_subset, select_subset, verify_subset
 from diq_hf.cli.__main__ import app
 from diq_hf.publishing import hub, publication
+from diq_hf.recipe import Recipe
 
 
 TOKEN = "hf_of_me"
@@ -129,7 +130,10 @@ def case_round_trip():
     assert set(found) == {"diq_10pct", "random_20pct", "scored"}
     assert all(result.proven and not result.problems for result in found.values()), found
     subset, recipe = load_subset("me/several", "diq_10pct")
-    assert subset.to_list() == TENTH.to_list() and {name: recipe[name] for name in RECIPE} == RECIPE
+    assert (
+        subset.to_list() == TENTH.to_list()
+        and {name: recipe.to_json()[name] for name in RECIPE} == Recipe.from_json(RECIPE).to_json()
+    )
     assert "has the subsets ['diq_10pct', 'random_20pct', 'scored']" in refusal(load_subset, "me/several")
 
 
@@ -474,15 +478,15 @@ def case_from_score_to_verify():
     assert "/datasets/me/end/commit/" in diq(*arguments)
     assert "diq_40pct: thresholds, quadrants, ranks and rows follow" in diq("verify", "me/end")
     subset, recipe = load_subset("me/end")
-    assert len(subset) == 4 and recipe["model"]["name"] == "tiny" and not recipe["model"]["on_hub"]
-    assert recipe["cost"]["rows"] == 9 and recipe["cost"]["seconds"] > 0 and recipe["validation"][0]["rows"] == 3
-    assert recipe["commands"] == [
+    assert len(subset) == 4 and recipe.model.name == "tiny" and not recipe.model.on_hub
+    assert recipe.cost.rows == 9 and recipe.cost.seconds > 0 and recipe.validation[0].rows == 3
+    assert list(recipe.commands) == [
         "diq score pool.jsonl --model tiny --validation validation.jsonl --output scored --max-length 64 "
         "--cache-dir chunks",
         "diq select scored --output subset --ratio 0.4",
     ]
     unwrapped = readme("me/end").replace(" \\\n    ", " ")
-    assert all(command in unwrapped for command in recipe["commands"])
+    assert all(command in unwrapped for command in recipe.commands)
 
 
 def case_the_example():

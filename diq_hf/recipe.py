@@ -1,0 +1,300 @@
+"""How rows were scored and selected, as types: what `diq_recipe.json` holds, checked where it comes in.
+
+A fact is a field, and its JSON key is the field's name. To add one, add a field whose default is `None`: recipes that
+were published before it have no such key and read as `None`, and a `None` that is the default is not written. Keys
+that no field is named after are kept in `more` and written again, so that a recipe of a newer version loses nothing on
+its way through an older one. Only the selection (`_CLOSED`) refuses them: derived without one of its settings, it
+would be another selection.
+"""
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A JSON object of known keys.
+
+    Args:
+        more (`dict`, *optional*):
+            Keys that no field is named after, as they are.
+    """
+
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    _CLOSED: ClassVar[bool] = False
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "recipe") -> Any:
+        """Reads parsed JSON.
+
+        Args:
+            value (`dict`):
+                The JSON object; one of this class is returned as it is.
+            where (`str`, *optional*, defaults to `"recipe"`):
+                What an error calls it.
+
+        Raises:
+            `ValueError`: A key is missing, unknown where none may be, or its value is of another type.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be an object (a dict), not {_shown(value)}.")
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"{where} has the key {odd[0]!r}; keys are strings.")
+        known = [part for part in fields(cls) if part.name != "more"]
+        more = {name: part for name, part in value.items() if name not in {part.name for part in known}}
+        if more and cls._CLOSED:
+            raise ValueError(
+                f"{where} has {sorted(more)}, which this version does not know and which may decide what is selected. "
+                f"It knows {[part.name for part in known]}. Mend the name, or upgrade diq_hf."
+            )
+        hints = get_type_hints(cls)
+        read = {}
+        for part in known:
+            if part.name in value:
+                read[part.name] = _read(value[part.name], hints[part.name], f"{where}[{part.name!r}]")
+            elif part.default is MISSING and part.default_factory is MISSING:
+                raise ValueError(f"{where} has no {part.name!r}; it has {sorted(value)}.")
+        return cls(**read, more=more)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, from which `from_json` makes the same again."""
+        stated = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if part.name != "more" and not (value is None and part.default is None):
+                stated[part.name] = _plain(value)
+        return stated | _plain(self.more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Facts):
+    """Where rows are from, as [`~diq_hf.names.public_name`] names it."""
+
+    name: str | None
+    on_hub: bool
+    split: str
+    rows: int | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts(Facts):
+    """The model that the scores are for. `adapter` is its PEFT adapter, `""` one that has no name."""
+
+    name: str | None
+    on_hub: bool
+    digest: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    adapter: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "recipe") -> "ModelFacts":
+        if isinstance(value, Mapping) and value.get("adapter", "") is None:
+            value = {**value, "adapter": ""}  # as the first recipes had it
+        return super().from_json(value, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFacts(Facts):
+    """One group of validation rows; `None` is the name of the only one."""
+
+    rows: int
+    digest: str
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifficultyFacts(Facts):
+    """Where the difficulty is from; `model` is that of a classifier."""
+
+    source: str
+    fingerprint: str
+    model: ModelFacts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Facts):
+    """What a process has computed, and in which time; `sft_seconds` is a training run to compare it with."""
+
+    rows: int
+    seconds: float
+    validation_seconds: float
+    device: str
+    sft_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadrantCounts(Facts):
+    """Rows in all, and those of each quadrant."""
+
+    rows: int
+    Q1: int
+    Q2: int
+    Q3: int
+    Q4: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSettings(Facts):
+    """How rows are selected. The defaults are the paper's; `strategy` is `None` for the whole pool."""
+
+    strategy: str | None = "diq"
+    ratio: float | None = None
+    num_rows: int | None = None
+    seed: int = 0
+    difficulty_percentile: float = 50
+    influence_percentile: float = 50
+
+    _CLOSED: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionFacts(SelectionSettings):
+    """The settings, and what came of them: thresholds, counts of pool and subset, and why rows have no quadrant."""
+
+    difficulty_threshold: float | None = None
+    influence_threshold: float | None = None
+    pool: QuadrantCounts | None = None
+    subset: QuadrantCounts | None = None
+    unscored: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Facts):
+    """How rows were scored and selected. Each part is `None` where it is not known.
+
+    Args:
+        algorithm (`str`, *optional*):
+            Version of the scores: the same inputs give other scores under another.
+        model ([`ModelFacts`], *optional*):
+            The scoring model.
+        tokenizer (`str`, *optional*):
+            Digest of its tokenizer.
+        validation (`tuple[ValidationFacts, ...]`, *optional*):
+            The validation rows, a group each.
+        modules (`tuple[str, ...]`, *optional*):
+            The modules whose weights are scored.
+        settings (`dict`, *optional*):
+            How rows became tokens.
+        difficulty ([`DifficultyFacts`], *optional*):
+            Where the difficulty is from.
+        cost ([`Cost`], *optional*):
+            What scoring took.
+        versions (`dict[str, str]`, *optional*):
+            Versions of the libraries.
+        pool ([`Source`], *optional*):
+            Where the scored rows are from.
+        validation_source ([`Source`], *optional*):
+            Where the validation rows are from.
+        commands (`tuple[str, ...]`, *optional*):
+            The `diq` commands that made the rows.
+        selection ([`SelectionFacts`], *optional*):
+            How the rows were selected.
+        files (`dict[str, str]`, *optional*):
+            SHA-256 of each data file, once published.
+        digest (`str`, *optional*):
+            Digest of all the rest, once published.
+
+    Example:
+
+    ```python
+    >>> recipe = Recipe.from_json({"algorithm": "diq-2", "selection": {"num_rows": 500}, "note": "a first try"})
+    >>> recipe.selection.num_rows, recipe.selection.strategy, recipe.model, recipe.more
+    (500, 'diq', None, {'note': 'a first try'})
+    >>> Recipe.from_json({"cost": {"rows": 120}})
+    Traceback (most recent call last):
+    ValueError: recipe['cost'] has no 'seconds'; it has ['rows'].
+
+    ```
+    """
+
+    algorithm: str | None = None
+    model: ModelFacts | None = None
+    tokenizer: str | None = None
+    validation: tuple[ValidationFacts, ...] | None = None
+    modules: tuple[str, ...] | None = None
+    settings: Mapping[str, Any] | None = None
+    difficulty: DifficultyFacts | None = None
+    cost: Cost | None = None
+    versions: Mapping[str, str] | None = None
+    pool: Source | None = None
+    validation_source: Source | None = None
+    commands: tuple[str, ...] | None = None
+    selection: SelectionFacts | None = None
+    files: Mapping[str, str] | None = None
+    digest: str | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Reads a `diq_recipe.json`.
+
+        Raises:
+            `ValueError`: It is torn, no JSON, or not a recipe; the error names file and key.
+        """
+        return cls.from_json(read_json(path), f"{path}: recipe")
+
+
+def read_json(path: str | Path) -> Any:
+    """A JSON file, in which no number may be NaN or infinite.
+
+    Raises:
+        `ValueError`: It is torn or not JSON.
+    """
+
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is no JSON number")
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError, too
+        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _read(value: Any, kind: Any, where: str) -> Any:
+    """A JSON value as the type that a field asks for."""
+    if get_origin(kind) is types.UnionType:
+        if value is None:
+            return None
+        kind = get_args(kind)[0]  # all unions are `X | None`
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} must be a list, not {_shown(value)}.")
+        return tuple(_read(part, parts[0], f"{where}[{i}]") for i, part in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be an object (a dict), not {_shown(value)}.")
+        return {name: _read(part, parts[1], f"{where}[{name!r}]") for name, part in value.items()}
+    if kind is Any:
+        return value
+    if issubclass(kind, Facts):
+        return kind.from_json(value, where)
+    names = {str: "a string", bool: "true or false", int: "a whole number", float: "a finite number"}
+    fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if isinstance(value, int | float):
+        fits = fits and -(2**63) <= value < 2**63 if isinstance(value, int) else fits and math.isfinite(value)
+    if not fits:
+        raise ValueError(f"{where} must be {names[kind]}, not {_shown(value)}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Facts):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

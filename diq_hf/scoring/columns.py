@@ -1,0 +1,139 @@
+"""From rows to score columns: encoded, refused where they cannot be scored, scored in one pass each."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets.utils import tqdm
+from transformers.utils import logging
+
+from ..difficulty.sources import RowBatch
+from ..rows.encoded import EncodedRow, RowError
+from ..rows.validation import row_name
+from .recipe import projection_column
+
+
+logger = logging.get_logger(__name__)
+
+
+def score_rows(
+    scorer: Any,
+    rows: list[dict],
+    indices: Sequence[int | None] | None = None,
+    difficulties: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """A scorer's columns for some rows, NaN where a row was refused.
+
+    Args:
+        scorer ([`~diq_hf.DIQScorer`]):
+            The scorer.
+        rows (`list[dict]`):
+            The rows, of the columns that scores depend on.
+        indices (`Sequence[int | None]`, *optional*):
+            Their positions in the dataset, where they are known.
+        difficulties (`dict[str, np.ndarray]`, *optional*):
+            What [`reusable_difficulties`] gave for them, where it is known already.
+    """
+    indices = [None] * len(rows) if indices is None else list(indices)
+    with scorer.meter.scoring(len(rows)):
+        encoded: list[EncodedRow] = []
+        prepared: list[Any] = []
+        kept: list[int] = []
+        for i, row in enumerate(rows):
+            try:
+                ready = scorer.encoder(row)
+                prepared.append(scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None)
+            except RowError as error:
+                _refuse(scorer, f"{row_name(i, indices[i], row)}: {error}", error)
+            else:
+                encoded.append(ready)
+                kept.append(i)
+        scores = {name: np.full(len(rows), np.nan) for name in scorer.columns}
+        scores["num_tokens"] = np.zeros(len(rows))
+        if scorer.projection:
+            scores[projection_column(scorer)] = np.full((len(rows), scorer.projection.dim), np.nan)
+        if encoded:
+            found = _influences(scorer, encoded)
+            for i, influence, loss in zip(kept, found["influence"], found["loss"], strict=True):
+                if not (np.isfinite(influence) and np.isfinite(loss)):
+                    _refuse(
+                        scorer,
+                        f"{row_name(i, indices[i], rows[i])}: its loss is {loss} and its influence {influence}. Check "
+                        "the row and the model's dtype (fp16 overflows where bf16 and fp32 do not).",
+                    )
+            if difficulties is not None:
+                found |= {name: values[kept] for name, values in difficulties.items()}
+            elif scorer.difficulty is not None:
+                found |= scorer.difficulty(
+                    RowBatch(prepared, encoded, found["loss"], scorer.encoder, lambda rows: _losses(scorer, rows))
+                )
+            unscored = ~(np.isfinite(found["influence"]) & np.isfinite(found["loss"]))
+            for name, values in found.items():
+                values = np.array(values, dtype=float)
+                values[unscored] = np.nan
+                scores[name] = np.full((len(rows), *values.shape[1:]), np.nan)
+                scores[name][kept] = values
+            scores["num_tokens"][kept] = [len(row) for row in encoded]
+    if len(rows) > 1:
+        count_unscored(scores["influence"])
+    types = dict.fromkeys(scorer.columns, np.float32) | {"num_tokens": np.int32}
+    return {name: scores[name].astype(types[name]) for name in scorer.columns}
+
+
+def reusable_difficulties(scorer: Any, rows: list[dict]) -> dict[str, np.ndarray]:
+    """Columns of a difficulty source that needs no scoring model, NaN for a row that it cannot read."""
+    prepared = {}
+    for i, row in enumerate(rows):
+        with contextlib.suppress(RowError):
+            prepared[i] = scorer.difficulty.prepare(row, scorer.encoder)
+    found = scorer.difficulty(RowBatch(list(prepared.values()), None, None, scorer.encoder, None))
+    columns = {name: np.full(len(rows), np.nan) for name in found}
+    for name, values in found.items():
+        columns[name][list(prepared)] = values
+    return columns
+
+
+def _influences(scorer: Any, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray]:
+    """What one pass over the model gives."""
+    directions = scorer.validation_gradients()
+    projected = None
+    with progress("Scoring", rows) as bar:
+        if scorer.projection:
+            projected, influences, loss = scorer.engine.project(rows, directions, scorer.projection, bar.update)
+        elif len(directions) > 1:
+            influences, loss = scorer.engine.score(rows, directions, bar.update)
+        else:
+            influence, loss = scorer.engine.score(rows, directions[0], bar.update)
+            influences = influence[:, None]
+    # The mean over all rows: its gradient is the groups', weighted by their rows.
+    weights = np.array([direction.num_rows for direction in directions], dtype=float)
+    found = {"influence": influences @ (weights / weights.sum()), "loss": loss}
+    found |= {f"influence_{name}": influences[:, k] for k, name in enumerate(scorer.groups)}
+    return found if projected is None else found | {projection_column(scorer): projected}
+
+
+def _losses(scorer: Any, rows: Sequence[EncodedRow]) -> np.ndarray:
+    with progress("Difficulty", rows) as bar:
+        return scorer.engine.losses(rows, bar.update)
+
+
+def _refuse(scorer: Any, reason: str, cause: Exception | None = None) -> None:
+    if scorer.on_bad_row == "raise":
+        raise RowError(f"{reason} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
+    logger.warning(f"Not scored: {reason}")
+
+
+def count_unscored(influence: np.ndarray) -> None:
+    """Logs how many rows have no influence."""
+    if unscored := int(np.isnan(influence).sum()):
+        logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
+
+
+def progress(phase: str, rows: Sequence[EncodedRow]) -> Any:
+    """A progress bar over rows."""
+    # One row is a call of `map` without `batched=True`, whose own bar counts the rows; of a launcher's processes one
+    # shows its bars.
+    hidden = len(rows) < 2 or int(os.environ.get("RANK", 0)) > 0
+    return tqdm(total=len(rows), desc=phase, unit=" rows", leave=False, disable=hidden)

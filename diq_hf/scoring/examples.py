@@ -1,0 +1,45 @@
+"""What `datasets.map` hands over, a row or a batch in any of its forms, as plain rows."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets.formatting.formatting import LazyBatch, LazyRow
+
+from ..rows.formats import ACCEPTED
+
+
+def read_columns(examples: Mapping, names: Iterable[str]) -> dict[str, Any]:
+    """The columns that scores depend on; no other is decoded."""
+    values = {name: examples[name] for name in dict.fromkeys(names) if name in examples}
+    if not values:
+        raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
+    return values
+
+
+def as_rows(columns: Mapping[str, Any]) -> list[dict]:
+    """A dict a row, of a dict of columns."""
+    size = len(next(iter(columns.values())))
+    return [{name: column[i] for name, column in columns.items()} for i in range(size)]
+
+
+def is_batched(examples: Mapping, text_field: str) -> bool:
+    """Whether `map` gave a batch or a row: by its type, else by the depth of a column whose depth is known."""
+    if isinstance(examples, LazyBatch):
+        return True
+    if isinstance(examples, LazyRow):
+        return False
+    for name in ("input_ids", "messages", "conversations", "prompt", text_field):
+        value = examples.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str):
+            return False
+        if name == "input_ids" and hasattr(value, "ndim"):
+            return value.ndim == 2 or value.dtype == object
+        if len(value):
+            # A row's messages are dicts and its ids numbers; a batch has lists of them, or strings.
+            return not isinstance(value[0], dict | int)
+    raise ValueError(
+        f"Cannot tell a batch from a row by the columns {sorted(examples)}. Pass `batched=True` or `batched=False` to "
+        "the scorer, or use `scorer.score(ds)`."
+    )

@@ -1,0 +1,137 @@
+"""What decides a scorer's scores, under names: fingerprints for caches, a recipe for people, and what it all cost."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .. import __version__
+from ..difficulty.sources import ClassifierDifficulty
+from ..digest import digest, model_digest, tokenizer_digest
+from ..engine.projections import COLUMN
+from ..names import public_name
+from ..recipe import Cost, DifficultyFacts, ModelFacts, Recipe, ValidationFacts
+from ..rows.encoded import rows_digest
+
+
+# Part of every fingerprint: raise it whenever the same inputs would give other scores.
+ALGORITHM = "diq-2"
+# Libraries whose versions a recipe names.
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
+
+
+class WeightsDigest:
+    """The digest of a model that may be trained between two looks."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._known: tuple[int, str] | None = None
+
+    def __call__(self, again: bool = False) -> str:
+        # In-place changes such as optimizer steps count up a parameter's version. Writes through `.data` do not, so
+        # every `map`, every batch of a stream and every `score` take the digest `again`.
+        version = sum(parameter._version for parameter in self.model.parameters())
+        if again or self._known is None or self._known[0] != version:
+            self._known = version, model_digest(self.model)
+        return self._known[1]
+
+
+class Meter:
+    """Rows and seconds that this process has spent on scoring; the validation gradient is counted by itself."""
+
+    def __init__(self):
+        self.rows, self.seconds, self.validation_seconds = 0, 0.0, 0.0
+
+    @contextmanager
+    def scoring(self, rows: int) -> Iterator[None]:
+        started, validation_before = time.perf_counter(), self.validation_seconds
+        yield
+        self.rows += rows
+        self.seconds += time.perf_counter() - started - (self.validation_seconds - validation_before)
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.validation_seconds += time.perf_counter() - started
+
+    def cost(self, device: str) -> Cost | None:
+        """`None` where everything came from a cache."""
+        if not self.rows:
+            return None
+        return Cost(rows=self.rows, seconds=self.seconds, validation_seconds=self.validation_seconds, device=device)
+
+
+def fingerprint(scorer: Any) -> str:
+    """Names everything that decides the scores: weights, tokenizer, template, validation rows and settings."""
+    weights = scorer.weights_digest(again=True)  # first: the projection's column holds it too
+    settings = {
+        "tokenizer": tokenizer_digest(scorer.processing_class),
+        "validation": [[name, rows_digest(rows)] for name, rows in scorer.validation.items()],
+        "settings": scorer.encoder.settings,
+        "modules": sorted(scorer.engine.modules),
+        "difficulty": scorer.difficulty.fingerprint if scorer.difficulty else None,
+        "columns": scorer.columns,
+        "on_bad_row": scorer.on_bad_row,
+        "overwrite": scorer.overwrite,
+        "batched": scorer.batched,
+    }
+    return digest([ALGORITHM, settings, weights])
+
+
+def direction_recipes(scorer: Any) -> list[str]:
+    """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
+    modules, weights = sorted(scorer.engine.modules), scorer.weights_digest()
+    return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in scorer.validation.values()]
+
+
+def difficulty_recipe(scorer: Any, column_names: Iterable[str]) -> str | None:
+    """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
+    if scorer.difficulty is None or not scorer.difficulty.reusable:
+        return None
+    recipe = ["difficulty-1", scorer.difficulty.fingerprint, scorer.encoder.dataset_text_field]
+    if "input_ids" in column_names:  # the text of token ids is the tokenizer's
+        recipe += [scorer.encoder.settings, tokenizer_digest(scorer.processing_class)]
+    return digest(recipe)
+
+
+def projection_column(scorer: Any) -> str:
+    """The column of projected gradients, named by the model and the projection: no two may be mixed."""
+    made_by = [ALGORITHM, sorted(scorer.engine.modules), scorer.projection.dim, scorer.projection.seed]
+    return COLUMN + digest([*made_by, scorer.weights_digest()])[:8]
+
+
+def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
+    """The recipe of a scorer whose model was loaded by `name`: see [`DIQScorer.recipe`]."""
+    config, source = scorer.model.config, scorer.difficulty
+    model = ModelFacts(
+        **public_name(config._name_or_path),
+        digest=scorer.weights_digest(),
+        dtype=str(scorer.model.dtype).removeprefix("torch."),
+        revision=getattr(config, "_commit_hash", None),
+        adapter=(public_name(name)["name"] or "") if hasattr(scorer.model, "peft_config") else None,
+    )
+    classifier = None
+    if isinstance(source, ClassifierDifficulty):
+        classifier = ModelFacts(**public_name(source.classifier.model.name_or_path))
+    return Recipe(
+        algorithm=ALGORITHM,
+        model=model,
+        tokenizer=tokenizer_digest(scorer.processing_class),
+        validation=tuple(
+            ValidationFacts(group=group, rows=len(rows), digest=rows_digest(rows))
+            for group, rows in scorer.validation.items()
+        ),
+        modules=tuple(sorted(scorer.engine.modules)),
+        settings=scorer.encoder.settings | {"on_bad_row": scorer.on_bad_row},
+        difficulty=source
+        and DifficultyFacts(source=type(source).__name__, fingerprint=source.fingerprint, model=classifier),
+        cost=scorer.meter.cost(scorer.engine.device.type),
+        versions={
+            "diq_hf": __version__,
+            "python": platform.python_version(),
+            **{library: importlib.metadata.version(library) for library in LIBRARIES},
+        },
+    )
