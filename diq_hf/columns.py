@@ -53,9 +53,8 @@ def class_label_numbers(feature: Any, name: str) -> np.ndarray | None:
         shown = f"{names[:10]}" if len(names) <= 10 else f"{names[:10]} and {len(names) - 10} more"
         raise ValueError(
             f"Column {name!r} is a ClassLabel of {shown}, and the order of its classes cannot be read from their "
-            "names: the ids are no numbers to compare. Make it a column of numbers, for instance "
-            f"`order = {{...}}; ds.map(lambda row: {{'level': order[ds.features[{name!r}].int2str(row[{name!r}])]}})`, "
-            "and name that one."
+            "names; the ids themselves follow the alphabet. Map the names to numbers first: "
+            f"`names = ds.features[{name!r}].names; ds.map(lambda row: {{'number': ORDER[names[row[{name!r}]]]}})`."
         )
     return np.array(values, dtype=np.float64)
 
