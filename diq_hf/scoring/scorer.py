@@ -18,6 +18,7 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 from .. import __version__
+from ..columns import class_label_numbers, label_values, labels_as_numbers
 from ..difficulty.sources import ClassifierDifficulty, DifficultySource, RowBatch, difficulty_source
 from ..digest import digest, model_digest, tokenizer_digest
 from ..engine.influence import Direction, InfluenceEngine
@@ -32,7 +33,7 @@ from ..rows.validation import encode_group, row_name, validation_groups
 logger = logging.get_logger(__name__)
 
 # Part of every fingerprint: raise it whenever the same inputs would give other scores.
-ALGORITHM = "diq-2"
+ALGORITHM = "diq-3"
 EXTRA_COLUMNS = ("loss", "num_tokens")
 # Libraries whose versions a recipe names.
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
@@ -294,7 +295,8 @@ class DIQScorer:
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
-        columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
+        read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
+        columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
         _count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
@@ -365,8 +367,14 @@ class DIQScorer:
     def _read(self, examples: Mapping) -> dict:
         """The columns that scores depend on; no other is decoded."""
         self._check_columns(examples)
-        names = [*self.encoder.columns, "image", "images", *(self.difficulty.columns if self.difficulty else ())]
+        of_source = self.difficulty.columns if self.difficulty else ()
+        names = [*self.encoder.columns, "image", "images", *of_source]
         values = {name: examples[name] for name in dict.fromkeys(names) if name in examples}
+        # What `map` gives knows its features; `score` has replaced its dataset's labels already.
+        features = getattr(getattr(examples, "formatter", None), "features", None) or {}
+        for name in of_source:
+            if (numbers := class_label_numbers(features.get(name), name)) is not None:
+                values[name] = label_values(values[name], numbers)
         if not values:
             raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
         return values
