@@ -15,11 +15,12 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 from ..difficulty.agreement import level_agreement
+from ..difficulty.levels import NUM_LEVELS
 from ..rows.formats import RowEncoder
 from .journal import AnswerJournal
 from .judge import Answer, Judge, JudgeError, NoAnswer
 from .questions import QuestionReader
-from .rubric import NUM_LEVELS, RUBRIC, Scale
+from .rubric import RUBRIC, Scale
 
 
 logger = logging.get_logger(__name__)
@@ -44,6 +45,11 @@ class Annotation:
     dataset: Dataset
     report: dict = field(repr=False)
 
+    @property
+    def labelled(self) -> int:
+        """Number of rows that have levels. `diq annotate` ends with an error where there is none."""
+        return self.report["labelled"]
+
     def save(self, folder: str | Path) -> None:
         """Saves the dataset with `save_to_disk`, and the report beside it as `annotation.json`."""
         self.dataset.save_to_disk(folder)
@@ -54,6 +60,9 @@ class Annotation:
         report, rows = self.report, len(self.dataset)
         others = [f"{report[name]} {name}" for name in OUTCOMES[1:] if report[name]]
         lines = ["; ".join([f"{report['labelled']} of {rows} rows labelled", *others])]
+        if not self.labelled:
+            reasons = Counter(row["reason"] for row in report["unlabelled"])
+            lines.append(f"Nothing was labelled, most often because: {reasons.most_common(1)[0][0]}")
         names = report["perspectives"]
         width = max(map(len, names))
         for name in names:
@@ -111,7 +120,7 @@ def annotate(
         rubric (`dict[str, Scale]`, *optional*, defaults to [`RUBRIC`]):
             The perspectives to rate: those of `RUBRIC` (knowledge, reasoning, overall), some of them, or your own.
         text (`str`, *optional*, defaults to `"prompt"`):
-            What the judge reads: `"prompt"` or `"prompt+completion"`.
+            What the judge reads: `"prompt"`, or `"prompt+completion"`, for which a row must have an answer.
         compare_with ([`~datasets.Dataset`], *optional*):
             The same rows annotated by another judge or in another run (`seed=`): the report then holds the agreement.
         max_concurrency (`int`, *optional*, defaults to `8`):
@@ -119,7 +128,7 @@ def annotate(
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace columns of the same name.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"null"` to leave rows without a readable prompt unlabelled.
+            `"raise"`, or `"null"` to leave rows that cannot be read unlabelled.
         cache_dir (`str` or `Path`, *optional*):
             Folder for the journals; by default `diq_hf` in the cache of `datasets`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -127,8 +136,10 @@ def annotate(
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of plain text rows.
         judge_options:
-            Further arguments of [`~diq_hf.annotation.judge.Judge`]: `temperature`, `max_tokens`, `seed`,
-            `json_schema`, `timeout`, `max_retries`, `retry_delay`.
+            Further arguments of [`~diq_hf.annotation.judge.Judge`]: `temperature`, `max_tokens`,
+            `max_completion_tokens`, `seed`, `json_schema`, `timeout`, `max_retries`, `retry_delay`. Models that take
+            neither a temperature nor `max_tokens` (OpenAI's o1, o3, gpt-5) are asked with `temperature=None` and
+            `max_completion_tokens=4096`.
 
     Returns:
         [`Annotation`]: The labelled dataset and a report.
@@ -274,7 +285,7 @@ def _report(judge: Judge, journal: AnswerJournal, run: _Run, keys: list[str | No
     for i, key in enumerate(keys):
         last = _last(journal, key)
         if last is None or key in run.unanswered:
-            reason = "it has no readable prompt" if key is None else run.unanswered[key]
+            reason = "it cannot be read" if key is None else run.unanswered[key]
             last = Answer("bad row" if key is None else "unanswered", reason=reason).to_dict()
         outcomes[last["outcome"]] += 1
         if last["outcome"] != "labelled":

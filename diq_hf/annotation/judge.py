@@ -2,16 +2,18 @@
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from datasets.utils import tqdm
-from huggingface_hub import InferenceClient, get_token
+from huggingface_hub import InferenceClient, get_session, get_token
 
 # `HTTPError` is httpx's or httpx2's, whichever this huggingface_hub is built on.
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
@@ -30,6 +32,22 @@ REMEDIES = {
     403: "The token may not use this model. Give it the permission, accept the model's terms, or use another token.",
     404: "There is no such model or path. Check `model` and `base_url`, which usually ends in /v1.",
 }
+# Arguments that some models refuse whatever their value, with what to do about them. A limit that is too large for one
+# question is worded in other ways.
+UNSUPPORTED = re.compile(
+    r"(?=.*(?:unsupported|not support|unrecognized|unknown (?:parameter|argument)|not permitted))"
+    r".*?\b(max_tokens|max_completion_tokens|temperature|seed|response_format)\b",
+    re.IGNORECASE,
+)
+INSTEAD = {
+    "max_tokens": "Pass `max_completion_tokens=4096` in its place, or `max_tokens=None` for no limit.",
+    "max_completion_tokens": "Pass `max_tokens` in its place.",
+    "temperature": "Pass `temperature=None`, so that none is sent.",
+    "seed": "Leave `seed` out.",
+    "response_format": "Leave `json_schema` out.",
+}
+# Whether what this thread sends is a question.
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
 
 
 class JudgeError(ConnectionError):
@@ -85,10 +103,12 @@ class Judge:
             Which Inference Provider; by default the Hub picks one.
         token (`str`, *optional*):
             With `base_url` the endpoint's own, and none is sent by default; else the saved Hugging Face token.
-        temperature (`float`, *optional*, defaults to `0.0`):
-            Sampling temperature.
-        max_tokens (`int`, *optional*, defaults to `1024`):
-            Longest answer, in tokens; a model that thinks first needs more.
+        temperature (`float` or `None`, *optional*, defaults to `0.0`):
+            Sampling temperature; `None` sends none, for models that take no other than their own.
+        max_tokens (`int` or `None`, *optional*, defaults to `1024`):
+            Longest answer, in tokens; a model that thinks first needs more. `None` sends no limit.
+        max_completion_tokens (`int`, *optional*):
+            The same by the name that OpenAI's reasoning models want (o1, o3, gpt-5), sent in place of `max_tokens`.
         seed (`int`, *optional*):
             Seed of the sampling, where the server has one.
         json_schema (`bool`, *optional*, defaults to `False`):
@@ -106,7 +126,7 @@ class Judge:
 
     ```python
     judge = Judge("Qwen/Qwen3-32B", RUBRIC, base_url="http://localhost:8000/v1")
-    judge.ask("<question>\\nWhich organ pumps the blood?\\n</question>").levels
+    judge.ask("Which organ pumps the blood?").levels
     ```
     """
 
@@ -117,8 +137,9 @@ class Judge:
         base_url: str | None = None,
         provider: str | None = None,
         token: str | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = 1024,
+        max_completion_tokens: int | None = None,
         seed: int | None = None,
         json_schema: bool = False,
         timeout: float = 120.0,
@@ -152,7 +173,15 @@ class Judge:
         self._instructions = instructions(rubric)
         # Said again at the end: a small model that reads a question last answers it.
         self._request = f"How difficult is it? {answer_form(rubric)}"
-        self._settings = {"model": model, "temperature": float(temperature), "max_tokens": max_tokens, "seed": seed}
+        temperature = None if temperature is None else float(temperature)
+        # What is `None` is not sent.
+        self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        self._limit = f"max_tokens={max_tokens}"
+        if max_completion_tokens is not None:
+            self._limit = f"max_completion_tokens={max_completion_tokens}"
+            # No argument of the client's, which takes what it does not know as `extra_body`.
+            limit = {"max_completion_tokens": max_completion_tokens}
+            self._settings |= {"max_tokens": None, "extra_body": limit}
         if json_schema:
             schema = {"name": "levels", "strict": True, "schema": answer_schema(rubric)}
             self._settings["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -176,7 +205,7 @@ class Judge:
         for attempt in range(self.max_retries + 1):
             self._wait()
             try:
-                return self._read(self._client.chat_completion(messages, **self._settings))
+                return self._read(self._complete(messages))
             # Nothing is raised from these errors: what they hold may show the token.
             except OfflineModeIsEnabled:
                 raise JudgeError(
@@ -189,6 +218,8 @@ class Judge:
                 problem, after = f"{status} from {self._where}: {said}", error.response.headers.get("Retry-After")
                 if status in REMEDIES:
                     raise JudgeError(f"{problem}. {REMEDIES[status]}") from None
+                if status in (400, 422) and (refused := UNSUPPORTED.search(said)):
+                    raise JudgeError(f"{problem}. {INSTEAD[refused[1].lower()]}") from None
                 if status not in (408, 409, 429) and status < 500:
                     raise NoAnswer(problem) from None
                 if status == 429:
@@ -220,6 +251,17 @@ class Judge:
         """A text without the token, which some servers repeat."""
         return text.replace(self._secret, "[token]") if self._secret else text
 
+    def _complete(self, messages: list[dict]) -> Any:
+        """One request, to where the judge is and to nowhere else."""
+        session = get_session()
+        if _keep_here not in (hooks := session.event_hooks)["response"]:
+            session.event_hooks = hooks | {"response": [*hooks["response"], _keep_here]}
+        asking = _asking.set(True)
+        try:
+            return self._client.chat_completion(messages, **self._settings)
+        finally:
+            _asking.reset(asking)
+
     def _hold(self, seconds: float) -> None:
         """A rate limit is the account's, so every thread keeps to it."""
         with self._counting:
@@ -238,20 +280,38 @@ class Judge:
             return Answer("unusable", reason="it holds no choices", **tokens)
         choice = choices[0]
         message = getattr(choice, "message", None)
-        text = getattr(message, "content", None)
-        text = self.redact(text) if isinstance(text, str) else ""
+        finish = getattr(choice, "finish_reason", None)
+        # Some servers put all that a thinking model says into a channel of its own, its answer too.
+        channels = [getattr(message, name, None) for name in ("content", "reasoning_content", "reasoning")]
+        text = next((channel for channel in channels if isinstance(channel, str) and channel.strip()), "")
+        text = self.redact(text)
         if refusal := getattr(message, "refusal", None):
             return Answer("refused", reason=self.redact(str(refusal)), text=text, **tokens)
-        finish = getattr(choice, "finish_reason", None)
         if finish == "content_filter":
             return Answer("refused", reason="the endpoint's content filter", text=text, **tokens)
+        cut_off = Answer("cut off", reason=f"it was cut off at `{self._limit}`", text=text, **tokens)
+        if finish == "length" and not channels[0]:  # a thought broken off, whatever levels it tried
+            return cut_off
         try:
             return Answer("labelled", levels=read_levels(text, self.perspectives), text=text, **tokens)
         except UnusableAnswer as error:
             if finish == "length":
-                limit = self._settings["max_tokens"]
-                return Answer("cut off", reason=f"it was cut off at `max_tokens={limit}`", text=text, **tokens)
+                return cut_off
             return Answer("unusable", reason=str(error), text=text, **tokens)
+
+
+def _keep_here(response: Any) -> None:
+    """Refuses redirects of questions; a response hook of huggingface_hub's shared client, which follows them.
+
+    It would send the rows to whatever host the answer names. Nothing else that the client sends is touched.
+    """
+    if _asking.get() and response.request.method == "POST" and response.has_redirect_location:
+        url = response.request.url.join(response.headers["Location"])
+        raise JudgeError(
+            f"{response.request.url.host} redirects to {url.scheme}://{url.netloc.decode()}{url.path}, and rows are "
+            "sent to no address but the one you name. If you trust that one, pass it as `base_url` (without "
+            "`/chat/completions`)."
+        )
 
 
 def _count(value: Any) -> int | None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from datasets import Dataset
 from transformers.utils import logging
 
+from ..digest import digest
 from ..rows.encoded import RowError
-from ..rows.formats import RowEncoder
+from ..rows.formats import TEXTS, RowEncoder
 from ..rows.validation import row_name
 
 
@@ -16,26 +17,29 @@ logger = logging.get_logger(__name__)
 class QuestionReader:
     """Turns rows of every format into the message a judge is sent.
 
+    A row's text stands between tags that are named by its own digest, so no row can hold the tag that ends it, and go
+    on as if it were the one who asks.
+
     Args:
         encoder ([`~diq_hf.rows.formats.RowEncoder`]):
             Reads the rows; its tokenizer may be `None` unless they are pre-tokenized.
         text (`str`, *optional*, defaults to `"prompt"`):
-            `"prompt"` or `"prompt+completion"`.
+            `"prompt"`, or `"prompt+completion"`, for which a row without an answer is a bad row.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"null"` to leave out rows without a readable prompt.
+            `"raise"`, or `"null"` to leave out rows that cannot be read.
 
     Example:
 
     ```python
     >>> reader = QuestionReader(RowEncoder(None))
     >>> list(reader.questions(Dataset.from_list([{"prompt": "2 + 2 =", "completion": " 4"}])))
-    ['<question>\\n2 + 2 =\\n</question>']
+    ['<question-c9d2e47d7224b27f>\\n2 + 2 =\\n</question-c9d2e47d7224b27f>']
 
     ```
     """
 
     def __init__(self, encoder: RowEncoder, text: str = "prompt", on_bad_row: str = "raise"):
-        if text not in ("prompt", "prompt+completion"):
+        if text not in TEXTS:
             raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
         if on_bad_row not in ("raise", "null"):
             raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
@@ -68,8 +72,7 @@ class QuestionReader:
     def _question(self, row: Mapping) -> str:
         if row.get("image") is not None or row.get("images"):
             raise RowError("it holds images, and the judge reads text only.")
-        prompt, answer = self.encoder.texts(row)
-        if not prompt.strip():
-            raise RowError("its prompt is empty, so there is nothing to rate.")
-        question = f"<question>\n{prompt}\n</question>"
-        return question if self.text == "prompt" else f"{question}\n\n<answer>\n{answer}\n</answer>"
+        prompt, answer = self.encoder.rated_texts(row, self.text)
+        mark = digest([prompt, answer])[:16]
+        parts = {"question": prompt} if answer is None else {"question": prompt, "answer": answer}
+        return "\n\n".join(f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in parts.items())

@@ -20,13 +20,13 @@ from transformers.utils import logging
 from ..digest import digest, model_digest, tokenizer_digest
 from ..engine.loading import preferred_device, preferred_dtype
 from ..rows.batching import TokenBudget
+from .levels import NUM_LEVELS
 
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_ENCODER = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 PERSPECTIVES = ("knowledge", "reasoning", "overall")
-NUM_LEVELS = 5
 # The name of the only head of a checkpoint whose classes name no perspective.
 UNNAMED = "difficulty"
 

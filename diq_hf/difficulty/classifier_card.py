@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from .classifier import NUM_LEVELS
+from .levels import NUM_LEVELS
 
 
 PICTURE = "confusion.png"

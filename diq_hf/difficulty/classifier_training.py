@@ -15,15 +15,17 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, se
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from ..columns import class_label_numbers, label_values
 from ..digest import digest
 from ..engine.loading import preferred_device, preferred_dtype
 from ..rows.encoded import IGNORE_INDEX, RowError
 from ..rows.formats import RowEncoder
 from ..rows.validation import row_name
 from .agreement import calibration, confusion_matrix, prediction_figures
-from .classifier import DEFAULT_ENCODER, NUM_LEVELS, PERSPECTIVES, DifficultyClassifier
+from .classifier import DEFAULT_ENCODER, PERSPECTIVES, DifficultyClassifier
 from .classifier_card import write_card
 from .holdout import hold_out
+from .levels import NUM_LEVELS, as_level
 
 
 logger = logging.get_logger(__name__)
@@ -62,7 +64,8 @@ def train_classifier(
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Rows in any format [`DIQScorer`] takes, with levels in columns. A null level is left out of training.
+            Rows in any format [`DIQScorer`] takes, with levels in columns: 3, 3.0 or "3", or a ClassLabel whose names
+            are such numbers. A null level is left out of training.
         output (`str` or `Path`):
             Folder for checkpoint, card and pictures.
         encoder (`str` or `Path`, *optional*, defaults to BiomedBERT):
@@ -200,18 +203,23 @@ def read_levels(dataset: Dataset, labels: Mapping[str, str] | None = None) -> di
         column = labels[perspective]
         if column not in dataset.column_names:
             raise ValueError(f"There is no column {column!r} for {perspective!r}; there are {dataset.column_names}.")
-        for i, value in enumerate(values := dataset[column][:]):
-            if value is not None and (isinstance(value, bool) or value not in range(1, NUM_LEVELS + 1)):
+        values = dataset.with_format(None)[column][:]
+        # A ClassLabel's ids follow the alphabet from 0: what it names counts.
+        numbers = class_label_numbers(dataset.features[column], column)
+        values = values if numbers is None else label_values(values, numbers)
+        for i, value in enumerate(values):
+            if value is not None and as_level(value) is None:
                 raise ValueError(
                     f"Row {i} has {value!r} as {column!r}, which is no level. Levels are whole numbers from 1 "
                     f"(easiest) to {NUM_LEVELS}, or null; bring yours to that scale first."
                 )
-        found = sorted({int(value) for value in values if value is not None})
+        column_levels = [0 if value is None else as_level(value) for value in values]
+        found = sorted({*column_levels} - {0})
         if len(found) < 2:
             raise ValueError(
                 f"Column {column!r} holds the levels {found}; label rows of two at least, or leave it out."
             )
-        levels[perspective] = np.array([0 if value is None else int(value) for value in values], dtype=int)
+        levels[perspective] = np.array(column_levels, dtype=int)
     return levels
 
 
@@ -221,11 +229,9 @@ def read_texts(dataset: Dataset, encoder: RowEncoder) -> list[str]:
     texts = []
     for i, row in enumerate(dataset.select_columns(names)):
         try:
-            text, _ = encoder.texts(row)
+            text, _ = encoder.rated_texts(row)
         except RowError as error:
             raise RowError(f"{row_name(i, i, row)}: {error}") from error
-        if not text.strip():
-            raise ValueError(f"Row {i} has an empty prompt. Remove it, or name its column with `dataset_text_field`.")
         texts.append(text)
     return texts
 

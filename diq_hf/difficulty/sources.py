@@ -12,7 +12,7 @@ import numpy as np
 
 from ..digest import digest
 from ..rows.encoded import IGNORE_INDEX, EncodedRow, RowError
-from ..rows.formats import RowEncoder
+from ..rows.formats import TEXTS, RowEncoder
 from .classifier import UNNAMED, DifficultyClassifier
 
 
@@ -44,7 +44,7 @@ class DifficultySource(Protocol):
     """What [`DIQScorer`] asks of a source of difficulty."""
 
     columns: tuple[str, ...]
-    """Dataset columns it reads beside the row itself."""
+    """Dataset columns it reads beside the row itself. Of a ClassLabel column it gets the numbers of its names."""
 
     extra_columns: tuple[str, ...]
     """Columns it gives beside `difficulty`, to be had by `DIQScorer(extra_columns=...)`."""
@@ -165,7 +165,9 @@ class ColumnDifficulty:
 
     Args:
         column (`str`):
-            A column of numbers; larger is harder. A null stays unscored.
+            A column of numbers; larger is harder. A null stays unscored. A ClassLabel column counts by the numbers in
+            its names ("1" to "5", "level 1" to "level 5") and is refused where they hold none. `map` tells nothing of
+            features on a stream or in numpy or torch format: there the ids arrive as they are.
     """
 
     extra_columns = ()
@@ -211,8 +213,8 @@ class ClassifierDifficulty:
         labels (`Sequence[str]`, *optional*):
             The class names from easiest to hardest, where they hold no numbers (`"LABEL_0"`, `"level 3"`, …).
         text (`str`, *optional*, defaults to `"prompt"`):
-            What is read: `"prompt"` or `"prompt+completion"`. The end is cut off where it is over the classifier's
-            length, so the answer goes before the question.
+            What is read: `"prompt"` or `"prompt+completion"`, which refuses rows without an answer. The end is cut off
+            where it is over the classifier's length, so the answer goes before the question.
         revision (`str`, *optional*):
             Revision on the Hub.
         device (`str`, *optional*):
@@ -241,7 +243,7 @@ class ClassifierDifficulty:
         revision: str | None = None,
         device: str | None = None,
     ):
-        if text not in ("prompt", "prompt+completion"):
+        if text not in TEXTS:
             raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
         if not isinstance(model, DifficultyClassifier):
             model = DifficultyClassifier.from_pretrained(model, labels, revision=revision, device=device)
@@ -251,15 +253,14 @@ class ClassifierDifficulty:
         if self.perspective not in model.heads:
             wrong = "has no main one" if perspective is None else f"has no {perspective!r}"
             raise ValueError(f"The classifier {wrong}: pass `perspective=`, one of {list(model.heads)}.")
-        self.fingerprint = digest(["classifier-source-1", model.fingerprint, text, self.perspective])
+        self.fingerprint = digest(["classifier-source-2", model.fingerprint, text, self.perspective])
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
         return tuple(f"difficulty_{name}" for name in self.classifier.heads if name != UNNAMED)
 
     def prepare(self, row: Mapping, encoder: RowEncoder) -> str:
-        prompt, answer = encoder.texts(row)
-        return prompt if self.text == "prompt" else f"{prompt}\n\n{answer}"
+        return "\n\n".join(filter(None, encoder.rated_texts(row, self.text)))
 
     def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
         found = self.classifier(batch.prepared)

@@ -1,6 +1,8 @@
 """Rows of every format in, token ids, labels and batches out.
 
-`formats` turns a dataset's row into what `SFTTrainer` would train on ([`RowEncoder`], [`EncodedRow`], [`RowError`]);
-`validation` does so for validation rows, by group; `batching` makes batches by a budget of tokens ([`Batch`],
-[`TokenBudget`]). Imports the ground floor alone.
+`formats` turns a dataset's row into what `SFTTrainer` would train on ([`RowEncoder`], [`EncodedRow`], [`RowError`]),
+its last answer alone (`encode_answer`) or its words (`texts`, `rated_texts`); `messages` reads conversations and their
+roles, `tokens` makes each text's ids once, `labels` says which of them are trained. `validation` encodes validation
+rows, by group; `batching` makes batches by a budget of tokens ([`Batch`], [`TokenBudget`]). Imports the ground floor
+alone.
 """

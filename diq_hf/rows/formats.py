@@ -2,19 +2,32 @@
 
 Formats: `text`, `prompt` + `completion` (strings or conversations), `messages`, ShareGPT `conversations`, and
 pre-tokenized `input_ids` with `labels`, `completion_mask` or `assistant_masks`. The trainer prepares a whole dataset
-with a chain of `map` calls; here the same steps are taken for one row, so that a bad row can be named.
+with a chain of `map` calls; here the same steps are taken for one row, so that a bad row can be named, and each row of
+a mixture is read by the columns that are not null in it. The trainer itself takes one format at a time.
+
+What differs from the trainer: ShareGPT roles are translated, see [`~diq_hf.rows.messages.chatml`].
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from .encoded import IGNORE_INDEX, EncodedRow, RowError
-from .messages import chatml, check_filled, check_integers, check_messages, check_text, join, plain
+from .labels import MASKS, check_integers, check_masks, last_run, row_labels
+from .messages import (
+    check_filled,
+    check_messages,
+    check_text,
+    join,
+    preferred,
+    readable,
+    speaker,
+    split_answer,
+)
+from .tokens import RowTokens
 
 
 # The columns that decide what a row trains on; a scorer reads no others.
@@ -27,9 +40,11 @@ ROW_COLUMNS = (
     "completion",
     "messages",
     "conversations",
+    "chosen",
     "tools",
     "chat_template_kwargs",
 )
+TEXTS = ("prompt", "prompt+completion")
 ACCEPTED = (
     "`messages`, `prompt` + `completion`, `conversations` (from/value), a text column or pre-tokenized `input_ids`"
 )
@@ -96,15 +111,8 @@ class RowEncoder:
         return (*ROW_COLUMNS, self.dataset_text_field)
 
     @cached_property
-    def chat_template(self) -> str | None:
-        """The template rows are rendered with; `None` means the tokenizer's own."""
-        if self.processing_class.chat_template is None:
-            raise ValueError(
-                "The rows are conversations but the tokenizer has no chat template. Set "
-                "`processing_class.chat_template`, or use an instruct model's tokenizer."
-            )
-        if not self.assistant_only_loss:
-            return None
+    def _training_template(self) -> str | None:
+        """The template that marks the assistant's tokens; `None` where the tokenizer's own does."""
         from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
         if has_generation_markers(self.processing_class.chat_template):
@@ -117,12 +125,111 @@ class RowEncoder:
         Raises:
             [`RowError`]: The row has no known format, holds something other than text, or has no token to train on.
         """
-        row = {name: plain(value) for name, value in row.items()}
+        tokens = self.__dict__["_last"] = RowTokens(self.processing_class)
+        row = self._read(row)
+        return self._truncated(*self._labelled(row, tokens, self.completion_only_loss, self.assistant_only_loss))
+
+    def encode_answer(self, row: Mapping) -> EncodedRow:
+        """Encodes a row so that only its final answer is trained, whatever the loss settings.
+
+        The answer of a conversation is its last message, which must be the assistant's: of `messages` with several
+        turns the earlier ones are prompt, also where the loss is on all of them. Where `prompt` and `completion` stand
+        apart it is the completion. Of a pre-tokenized row it is the last run of trained tokens, so again the last turn
+        where every turn of the assistant's is trained. A row that was just encoded is not tokenized again.
+
+        Raises:
+            [`RowError`]: The row has no prompt apart from its answer.
+        """
+        row = self._read(row)
+        if "input_ids" not in row and "prompt" not in row:
+            messages = row.pop("messages", None)
+            if not messages:
+                raise RowError(
+                    "it is plain text, so no prompt can be told from its answer. Use `prompt` + `completion` rows."
+                )
+            check_messages(messages, "messages")
+            prompt, completion = split_answer(messages)
+            if not completion:
+                raise RowError(
+                    f"its last message is from {messages[-1]['role']!r}, not from the assistant, so it has no answer."
+                )
+            if not prompt:
+                raise RowError("its answer is its only message, so it has no prompt.")
+            row |= {"prompt": prompt, "completion": completion}
+        tokens = RowTokens(self.processing_class, before=self.__dict__.get("_last"))
+        input_ids, labels = self._labelled(row, tokens, completion_only=True)
+        labels = last_run(labels)
+        if labels[0] != IGNORE_INDEX:
+            raise RowError("all its tokens are trained, so no prompt can be told from its answer.")
+        if labels[1] != IGNORE_INDEX and input_ids[0] == getattr(self.processing_class, "bos_token_id", None):
+            raise RowError("its prompt is empty, so its answer cannot be compared with and without it.")
+        encoded = self._truncated(input_ids, labels)
+        if encoded.labels[0] != IGNORE_INDEX:
+            raise RowError(f"nothing of its prompt is left after truncation to `max_length={self.max_length}`.")
+        return encoded
+
+    def texts(self, row: Mapping) -> tuple[str, str]:
+        """A row's prompt and answer as plain text, without template or special tokens.
+
+        The answer is the completion, a conversation's last message if it is the assistant's, or a preference row's
+        `chosen` answer; tool calls are part of it, as JSON. Plain text is all prompt, and so is a row without an
+        answer. Only pre-tokenized rows need the tokenizer.
+        """
+        row = self._read(row)
+        if "input_ids" in row:
+            if self.processing_class is None:
+                raise RowError("it is pre-tokenized, and its text needs the tokenizer it was made with.")
+            input_ids, labels = self._labelled(row, None, completion_only=True)
+            labels = last_run(labels)
+            start = int((labels != IGNORE_INDEX).argmax())
+            # Without a mask it is plain text, which is all prompt.
+            prompt, answer = (input_ids[:start], input_ids[labels != IGNORE_INDEX]) if start else (input_ids, [])
+            decode = self.processing_class.decode
+            return decode(prompt, skip_special_tokens=True), decode(answer, skip_special_tokens=True)
+        if "completion" in row and "prompt" in row:
+            prompt, answer = row["prompt"], row["completion"]
+        elif "messages" in row:
+            check_messages(row["messages"], "messages")
+            prompt, answer = split_answer(row["messages"])
+        elif "chosen" in row:
+            prompt, answer = preferred(row)
+        elif "prompt" in row or self.dataset_text_field in row:
+            prompt, answer = row.get("prompt", row.get(self.dataset_text_field)), ""
+        else:
+            raise self._unknown_format(row)
+        return join(prompt, "prompt"), join(answer, "completion")
+
+    def rated_texts(self, row: Mapping, text: str = "prompt") -> tuple[str, str | None]:
+        """What a classifier or a judge is to read: the prompt, and the answer if `text` is `"prompt+completion"`.
+
+        Raises:
+            [`RowError`]: What is to be read is empty.
+        """
+        prompt, answer = self.texts(row)
+        if not prompt.strip():
+            raise RowError("its prompt is empty, so there is nothing to rate.")
+        if text == "prompt":
+            return prompt, None
+        if not answer.strip():
+            raise RowError(f"it has no answer beside its prompt, so `text={text!r}` cannot be read. Use 'prompt'.")
+        return prompt, answer
+
+    def _read(self, row: Mapping) -> dict:
+        check_masks(row)
+        return readable(row)
+
+    def _labelled(
+        self,
+        row: dict,
+        tokens: RowTokens | None,
+        completion_only: bool | None = None,
+        assistant_only: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
         if "image" in row or "images" in row:
             raise RowError("it holds images, and only text rows can be scored.")
-        encoded = self._pretokenized(row) if "input_ids" in row else self._tokenize(chatml(row))
+        encoded = self._pretokenized(row) if "input_ids" in row else self._tokenize(row, tokens, assistant_only)
         input_ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-        labels = self._labels(encoded, row, input_ids)
+        labels = row_labels(encoded, row, completion_only)
         self._check_vocabulary(input_ids)
         self._check_vocabulary(labels[labels != IGNORE_INDEX])
         if not (labels[1:] != IGNORE_INDEX).any():
@@ -130,6 +237,9 @@ class RowEncoder:
                 "it has no token to train on: every token is masked. Remove the row, or mend its completion or its "
                 "mask."
             )
+        return input_ids, labels
+
+    def _truncated(self, input_ids: np.ndarray, labels: np.ndarray) -> EncodedRow:
         cut = slice(None)
         if self.max_length is not None:
             cut = slice(self.max_length) if self.truncation_mode == "keep_start" else slice(-self.max_length, None)
@@ -140,59 +250,6 @@ class RowEncoder:
                 f"`max_length={self.max_length}`. Raise `max_length`, or use `truncation_mode='keep_end'`."
             )
         return encoded
-
-    def encode_answer(self, row: Mapping) -> EncodedRow:
-        """Encodes a row so that only its final answer is trained, whatever the loss settings.
-
-        The answer is the completion, the last assistant message, or the unmasked tokens of a pre-tokenized row.
-
-        Raises:
-            [`RowError`]: The row has no prompt apart from its answer.
-        """
-        row = chatml({name: plain(value) for name, value in row.items()})
-        if "input_ids" not in row and "prompt" not in row:
-            messages = row.pop("messages", None)
-            if not messages:
-                raise RowError(
-                    "it is plain text, so no prompt can be told from its answer. Use `prompt` + `completion` rows."
-                )
-            if not isinstance(messages[-1], dict) or messages[-1].get("role") != "assistant":
-                raise RowError("its last message is not the assistant's, so it has no answer.")
-            row |= {"prompt": messages[:-1], "completion": messages[-1:]}
-        encoded = replace(self, completion_only_loss=True, assistant_only_loss=False)(row)
-        if encoded.num_trained >= len(encoded) - 1:
-            raise RowError("all its tokens are trained, so no prompt can be told from its answer.")
-        return encoded
-
-    def texts(self, row: Mapping) -> tuple[str, str]:
-        """A row's prompt and answer as plain text, without template or special tokens.
-
-        Of a conversation that ends with the assistant the last message is the answer; plain text is all prompt. Only
-        pre-tokenized rows need the tokenizer.
-        """
-        row = chatml({name: plain(value) for name, value in row.items()})
-        if "input_ids" in row:
-            if self.processing_class is None:
-                raise RowError("it is pre-tokenized, and its text needs the tokenizer it was made with.")
-            encoded = self(row)
-            trained = encoded.labels != IGNORE_INDEX
-            decode = self.processing_class.decode
-            return (
-                decode(encoded.input_ids[~trained], skip_special_tokens=True),
-                decode(encoded.input_ids[trained], skip_special_tokens=True),
-            )
-        if "prompt" in row:
-            prompt, answer = row["prompt"], row.get("completion", "")
-        elif "messages" in row:
-            messages = row["messages"]
-            check_messages(messages, "messages")
-            cut = len(messages) - (messages[-1]["role"] == "assistant")
-            prompt, answer = messages[:cut], messages[cut:]
-        elif self.dataset_text_field in row:
-            prompt, answer = row[self.dataset_text_field], ""
-        else:
-            raise self._unknown_format(row)
-        return join(prompt, "prompt"), join(answer, "completion")
 
     def _check_vocabulary(self, ids: np.ndarray) -> None:
         if self.vocab_size is None or not len(ids) or (ids.min() >= 0 and ids.max() < self.vocab_size):
@@ -205,52 +262,67 @@ class RowEncoder:
         )
 
     def _pretokenized(self, row: dict) -> dict:
-        for name in ("input_ids", "labels", "completion_mask", "assistant_masks"):
+        for name in ("input_ids", *MASKS):
             if name in row:
                 check_integers(row[name], name, len(row["input_ids"]) if isinstance(row["input_ids"], list) else 0)
         return row
 
-    def _tokenize(self, row: dict) -> dict:
+    def _tokenize(self, row: dict, tokens: RowTokens, assistant_only: bool) -> dict:
         if "prompt" in row:
-            return self._prompt_completion(row)
+            return self._prompt_completion(row, tokens, assistant_only)
         if "messages" in row:
             check_messages(row["messages"], "messages")
-            if row["messages"][-1]["role"] == "assistant":
+            if speaker(row["messages"][-1]) == "assistant":
                 check_filled(row["messages"][-1])
-            return self._render(row, row["messages"], return_assistant_tokens_mask=self.assistant_only_loss)
+            return self._render(row, tokens, row["messages"], assistant_only)
         if self.dataset_text_field in row:
             text = check_text(row[self.dataset_text_field], self.dataset_text_field)
             check_filled(text)
-            return {"input_ids": self._ids(text if text.endswith(self._eos) else text + self._eos)}
+            return {"input_ids": tokens.text(text if text.endswith(tokens.eos) else text + tokens.eos)}
         raise self._unknown_format(row)
 
     def _unknown_format(self, row: dict) -> RowError:
-        return RowError(
-            f"its columns {sorted(row)} are no known format. Use {ACCEPTED} "
-            f"(`dataset_text_field={self.dataset_text_field!r}`)."
-        )
+        if "chosen" in row:
+            return RowError(
+                "it is a preference row, and `SFTTrainer` trains on none. Make its prompt a column `prompt`, and its "
+                "`chosen` answer a `completion`."
+            )
+        if "conversations" in row:
+            return RowError("its `conversations` have no `from` and `value`. Rename the column to `messages`.")
+        found = f"its columns {sorted(row)} are no known format" if row else "all its columns are null"
+        return RowError(f"{found}. Use {ACCEPTED} (`dataset_text_field={self.dataset_text_field!r}`).")
 
-    def _prompt_completion(self, row: dict) -> dict:
+    def _prompt_completion(self, row: dict, tokens: RowTokens, assistant_only: bool) -> dict:
         if "completion" not in row:
-            raise RowError("it has a `prompt` but no `completion`.")
+            remedy = ""
+            if "messages" in row:
+                remedy = " To train on its `messages`, remove the column `prompt`: `SFTTrainer` looks at it first."
+            elif "chosen" in row:
+                remedy = " To train on its `chosen` answer, rename that column to `completion`."
+            raise RowError(f"it has a `prompt` but no `completion`.{remedy}")
         prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, list) != isinstance(completion, list) and {str, list} == {
+            type(prompt),
+            type(completion),
+        }:
+            raise RowError("one of `prompt` and `completion` is a string, the other a list. Make both the same.")
         if isinstance(prompt, list):
             check_messages(prompt, "prompt")
             check_messages(completion, "completion")
             check_filled(completion[-1])
-            encoded = self._render(row, prompt + completion, return_assistant_tokens_mask=self.assistant_only_loss)
-            prompt_ids = self._render(row, prompt, add_generation_prompt=True)["input_ids"]
+            encoded = dict(self._render(row, tokens, prompt + completion, assistant_only))
+            prompt_ids = self._render(row, tokens, prompt, add_generation_prompt=True)["input_ids"]
         else:
             check_text(prompt, "prompt")
             check_text(completion, "completion")
             check_filled(completion)
             # Like the trainer, which gives the EOS token to the text column of a row that has one as well.
             text = row.get(self.dataset_text_field)
-            text_takes_eos = isinstance(text, str) and not text.endswith(self._eos)
-            if not text_takes_eos and not completion.endswith(self._eos):
-                completion += self._eos
-            prompt_ids = self._ids(prompt)
-            encoded = {"input_ids": self._ids(prompt + completion)}
+            text_takes_eos = isinstance(text, str) and not text.endswith(tokens.eos)
+            if not text_takes_eos and not completion.endswith(tokens.eos):
+                completion += tokens.eos
+            prompt_ids = tokens.text(prompt)
+            encoded = {"input_ids": tokens.text(prompt + completion)}
         # Templates may render a prompt differently when it stands alone, and tokens may merge across the boundary:
         # the completion starts where the two token sequences part.
         pairs = zip(prompt_ids, encoded["input_ids"], strict=False)
@@ -258,51 +330,16 @@ class RowEncoder:
         encoded["completion_mask"] = [int(i >= shared) for i in range(len(encoded["input_ids"]))]
         return encoded
 
-    def _labels(self, encoded: dict, row: dict, input_ids: np.ndarray) -> np.ndarray:
-        labels = encoded.get("labels", row.get("labels"))
-        if labels is not None:
-            check_integers(labels, "labels", len(input_ids))
-            return np.asarray(labels, dtype=np.int64)
-        completion_only = self.completion_only_loss
-        if completion_only is None:
-            completion_only = "prompt" in row and "completion" in row
-        trained = np.ones(len(input_ids), dtype=bool)
-        if completion_only and "completion_mask" in encoded:
-            trained &= np.asarray(encoded["completion_mask"], dtype=bool)
-        if "assistant_masks" in encoded:
-            trained &= np.asarray(encoded["assistant_masks"], dtype=bool)
-        return np.where(trained, input_ids, IGNORE_INDEX)
-
-    def _render(self, row: dict, messages: list[dict], **kwargs) -> dict:
-        from jinja2 import TemplateError
-
-        template = self.chat_template
-        tools = row.get("tools")
-        kwargs |= row.get("chat_template_kwargs") or {}
-        try:
-            rendered = self.processing_class.apply_chat_template(
-                messages,
-                tokenize=True,
-                return_dict=True,
-                chat_template=template,
-                tools=json.loads(tools) if isinstance(tools, str) else tools,
-                **kwargs,
+    def _render(
+        self, row: dict, tokens: RowTokens, messages: list[dict], assistant_only: bool = False, **kwargs
+    ) -> dict:
+        if self.processing_class.chat_template is None:
+            raise ValueError(
+                "The rows are conversations but the tokenizer has no chat template. Set "
+                "`processing_class.chat_template`, or use an instruct model's tokenizer."
             )
-        except json.JSONDecodeError as error:
-            raise RowError(f"its `tools` are no JSON: {error}") from error
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            # A template is a program of its author's: whatever it raises, it is this row it cannot render.
-            raise RowError(f"the chat template cannot render its messages: {error}") from error
-        encoded = {name: rendered[name] for name in ("input_ids", "assistant_masks") if name in rendered}
-        if "assistant_masks" in encoded and 1 not in encoded["assistant_masks"]:
-            raise RowError("`assistant_only_loss=True`, but the chat template marks no assistant token in it.")
-        return encoded
-
-    def _ids(self, text: str) -> list[int]:
-        return self.processing_class(text=text)["input_ids"]
-
-    @property
-    def _eos(self) -> str:
-        if self.processing_class.eos_token is None:
-            raise ValueError("The tokenizer has no `eos_token`, and text rows end with it. Set one.")
-        return self.processing_class.eos_token
+        # Like the trainer, which renders the prompt with the training template, too.
+        template = self._training_template if self.assistant_only_loss else None
+        if assistant_only:
+            kwargs["return_assistant_tokens_mask"] = True
+        return tokens.chat(row, messages, template, **kwargs)

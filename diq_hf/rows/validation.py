@@ -63,5 +63,7 @@ def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder
 def row_name(position: int, index: int | None, row: Mapping) -> str:
     """A row's number and how it begins."""
     number = f"Row {index}" if index is not None else f"Row {position} of the batch"
-    shown = next((str(row[name]) for name in ("prompt", "messages", "conversations", "text") if row.get(name)), "")
+    shown = next(
+        (str(row[name]) for name in ("prompt", "messages", "conversations", "chosen", "text") if row.get(name)), ""
+    )
     return f"{number} ({shown[:80]!r})" if shown else number

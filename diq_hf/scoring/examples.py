@@ -5,12 +5,18 @@ from typing import Any
 
 from datasets.formatting.formatting import LazyBatch, LazyRow
 
+from ..columns import class_label_numbers, label_values
 from ..rows.formats import ACCEPTED
 
 
-def read_columns(examples: Mapping, names: Iterable[str]) -> dict[str, Any]:
-    """The columns that scores depend on; no other is decoded."""
-    values = {name: examples[name] for name in dict.fromkeys(names) if name in examples}
+def read_columns(examples: Mapping, names: Iterable[str], numbers: Iterable[str] = ()) -> dict[str, Any]:
+    """The columns that scores depend on; no other is decoded. Of `numbers` a label's name is what counts."""
+    values = {name: examples[name] for name in dict.fromkeys([*names, *numbers]) if name in examples}
+    # What `map` gives knows its features; `score` has replaced its dataset's labels already.
+    features = getattr(getattr(examples, "formatter", None), "features", None) or {}
+    for name in numbers:
+        if (levels := class_label_numbers(features.get(name), name)) is not None:
+            values[name] = label_values(values[name], levels)
     if not values:
         raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
     return values

@@ -17,7 +17,7 @@ from ..rows.encoded import rows_digest
 
 
 # Part of every fingerprint: raise it whenever the same inputs would give other scores.
-ALGORITHM = "diq-2"
+ALGORITHM = "diq-3"
 # Libraries whose versions a recipe names.
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 

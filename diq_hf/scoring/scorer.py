@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from datasets.formatting.formatting import LazyBatch
 
+from ..columns import labels_as_numbers
 from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
@@ -264,7 +265,8 @@ class DIQScorer:
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
-        columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
+        read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
+        columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
         count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
@@ -315,7 +317,7 @@ class DIQScorer:
     def _read(self, examples: Mapping) -> dict:
         self._check_columns(examples)
         own = self.difficulty.columns if self.difficulty else ()
-        return read_columns(examples, [*self.encoder.columns, "image", "images", *own])
+        return read_columns(examples, [*self.encoder.columns, "image", "images"], numbers=own)
 
     def _check_columns(self, present: Iterable[str]) -> None:
         if not self.overwrite and (clash := [name for name in self.columns if name in present]):

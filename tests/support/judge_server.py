@@ -4,12 +4,14 @@ A behaviour is a function of the handler and the question's text; it sends a res
 """
 
 import json
+import re
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+QUESTION = re.compile(r"<question-([0-9a-f]{16})>\n(.*)\n</question-\1>", re.DOTALL)
 LEVELS = {"knowledge": 2, "reasoning": 3, "overall": 4}
 
 
@@ -51,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][-1]["content"].split("<question>\n")[1].split("\n</question>")[0]
+        question = QUESTION.search(body["messages"][-1]["content"])[2]
         with server.counting:
             server.asked[question] += 1
             times = server.asked[question]
