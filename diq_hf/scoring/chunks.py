@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..digest import digest
 from ..engine.influence import Direction
-from ..files import load_tensors, save_tensors
+from ..engine.tensor_files import load_tensors, save_tensors
 
 
 logger = logging.get_logger(__name__)

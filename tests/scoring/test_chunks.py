@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.engine.influence import Direction
-from diq_hf.files import load_tensors, save_tensors
+from diq_hf.engine.tensor_files import load_tensors, save_tensors
 
 
 @pytest.fixture
