@@ -91,6 +91,21 @@ def put_in_place(folder: str | Path, path: str | Path) -> None:
             raise
 
 
+def check_writable(path: str | Path) -> None:
+    """Makes sure that a file or folder can be made at `path`, by making one beside it, and leaves nothing there.
+
+    Raises:
+        `OSError`: It cannot: the error says why and what to do.
+    """
+    path = Path(path)
+    with _explained(path):
+        place = path.parent
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=place) as folder:
+            Path(folder, "file").write_bytes(b"some bytes")
+
+
 def remove_leftovers(folder: str | Path, older_than: float = DAY) -> None:
     """Removes what killed processes left unfinished in a folder, and what no process can still be writing.
 

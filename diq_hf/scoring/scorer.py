@@ -26,7 +26,7 @@ from ..engine.projections import COLUMN, Projection
 from ..names import public_name
 from ..rows.encoded import EncodedRow, RowError, rows_digest
 from ..rows.formats import ACCEPTED, RowEncoder
-from ..rows.validation import encode_group, row_name, validation_groups
+from ..rows.validation import bad_row_mode, encode_group, row_name, validation_groups
 
 
 logger = logging.get_logger(__name__)
@@ -85,7 +85,7 @@ class DIQScorer:
             Tokens in a forward pass, padding counted; halved by itself when memory runs out. By default 2048 on a CPU
             and 16384 elsewhere. Scores do not depend on it.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"` stops at a row that cannot be scored; `"null"` gives it NaN scores, which no rule ever selects,
+            `"raise"` stops at a row that cannot be scored; `"skip"` gives it NaN scores, which no rule ever selects,
             and logs it.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace columns of the same names instead of refusing.
@@ -140,8 +140,7 @@ class DIQScorer:
         batched: bool | None = None,
         model_init_kwargs: dict | None = None,
     ):
-        if on_bad_row not in ("raise", "null"):
-            raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
+        on_bad_row = bad_row_mode(on_bad_row)
         groups = validation_groups(validation, group_column)
         self.difficulty = difficulty_source(difficulty)
         known = [*EXTRA_COLUMNS, *(self.difficulty.extra_columns if self.difficulty else ())]
@@ -457,7 +456,7 @@ class DIQScorer:
 
     def _refuse(self, error: RowError, cause: Exception | None = None) -> None:
         if self.on_bad_row == "raise":
-            raise RowError(f"{error} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
+            raise RowError(f"{error} Or pass `on_bad_row='skip'` to leave such rows unscored.") from cause
         logger.warning(f"Not scored: {error}")
 
     def _recipe(self) -> dict:

@@ -148,7 +148,7 @@ def test_difficulty_of_rows_the_model_cannot_take(make_scorer, make_source, data
     """What one model refuses another may take, so its difficulty is kept all the same."""
     long = dataset[0] | {"prompt": [{"role": "user", "content": "Why? " * 60}]}
     rows = Dataset.from_list([dataset[1], long])
-    settings = {"on_bad_row": "null", "difficulty": make_source()}
+    settings = {"on_bad_row": "skip", "difficulty": make_source()}
     short = make_scorer(max_length=40, **settings).score(rows, cache_dir=tmp_path)
     assert np.isnan(short["difficulty"][1]) and not np.isnan(short["difficulty"][0])
     whole = make_scorer(max_length=400, **settings).score(rows, cache_dir=tmp_path)
