@@ -61,7 +61,7 @@ def _wrong(line: bytes, is_json: bool) -> str | None:
     if not is_json or not text.strip():
         return None
     try:
-        row = json.loads(text, object_pairs_hook=_once)
+        row = json.loads(text.rstrip("\r\n"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         return f"{error.msg} (column {error.colno})."
     except ValueError as error:

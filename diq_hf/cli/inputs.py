@@ -146,6 +146,7 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
     """`load_dataset`, whose errors name the file and the line."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
+    from datasets.table import CastError
     from pyarrow import ArrowException
 
     with _collected("datasets.packaged_modules") as told:
@@ -170,7 +171,24 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
+            if isinstance(cause, CastError) and (odd := _odd_columns(files)):
+                raise ValueError(odd) from error
             raise ValueError(f"{named[0] if named else name} cannot be read: {cause}") from error
+
+
+def _odd_columns(files: list) -> str | None:
+    """Which file's columns are not those of the first."""
+    from datasets import load_dataset
+
+    first: list[str] = []
+    for file in files:
+        if builder := _builder(str(file)):
+            path = glob.escape(str(Path(file).resolve()))
+            stream = load_dataset(builder[0], data_files=[path], split="train", streaming=True, **builder[1])
+            columns = sorted(next(iter(stream), {}))
+            if (first := first or columns) != columns:
+                return f"{file} has the columns {columns}, and files before it {first}. Give all files the same."
+    return None
 
 
 @contextlib.contextmanager
