@@ -159,6 +159,13 @@ def test_the_faulty_file_among_several(tmp_path):
         load_rows(str(tmp_path / "other"))
 
 
+def test_bytes_that_are_no_text_in_a_folder(tmp_path):
+    write(tmp_path / "parts" / "0.jsonl", LINES)
+    write(tmp_path / "parts" / "1.jsonl", LINES.replace("Is 4", "é").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"parts/1.jsonl, line 5: byte 0xe9 is no UTF-8"):
+        load_rows(str(tmp_path / "parts"))
+
+
 def test_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
