@@ -12,6 +12,7 @@ from .outputs import check_folder
 
 
 def annotate(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="Hub id, folder, data file or pattern of files.")],
     model: Annotated[str, typer.Option(help="The judge: its name on the endpoint or on the Hub.")],
     output: Annotated[Path, typer.Option(help="Folder for the labelled dataset and its annotation.json.")],
@@ -46,6 +47,9 @@ def annotate(
         int | None,
         typer.Option(help="Longest answer; a model that thinks first needs more. 'none' sends none.", **or_none(int)),
     ] = 1024,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="The same for judges that refuse max_tokens, which is then not sent.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the judge's sampling: another one is another run.")] = None,
     json_schema: Annotated[
         bool, typer.Option("--json-schema", help="Have the server hold the model to a JSON schema.")
@@ -60,6 +64,11 @@ def annotate(
     """
     check_folder(output, overwrite, [dataset, compare_with])
     token = token_of(token_env)
+    limits: dict = {"max_tokens": max_tokens}
+    if max_completion_tokens is not None:
+        if max_tokens is not None and context.get_parameter_source("max_tokens").name != "DEFAULT":
+            raise typer.BadParameter("--max-tokens and --max-completion-tokens are two names of one limit. Keep one.")
+        limits = {"max_tokens": None, "max_completion_tokens": max_completion_tokens}
     from ..annotation.annotate import annotate
     from ..annotation.rubric import RUBRIC
 
@@ -86,7 +95,7 @@ def annotate(
         processing_class=processing_class,
         dataset_text_field=dataset_text_field,
         temperature=temperature,
-        max_tokens=max_tokens,
+        **limits,
         seed=seed,
         json_schema=json_schema,
         timeout=timeout,
