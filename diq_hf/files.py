@@ -1,54 +1,157 @@
-"""Tensors on disk with the recipe they were made by: whole or absent, never half a file and never a mix of recipes."""
+"""Files and folders that are whole or absent: written beside their place, renamed when they are done.
 
-import json
+What is being written lies in a new folder of its own, readable by its owner alone and of a name that nobody can guess:
+in a folder that others write to as well, nobody can put a link in its way, and two runs never write one file.
+"""
+
+import contextlib
+import errno
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from .digest import tensors_digest
+UNFINISHED = ".unfinished-"
+DAY = 24 * 60 * 60
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there, or choose a place on another disk",
+    errno.EDQUOT: "Your quota there is used up: free some space, or choose a place on another disk",
+    errno.EFBIG: "Files there may not grow so large: lift the limit (`ulimit -f`), or choose a place on another disk",
+    errno.EACCES: "Choose a folder that you may write to",
+    errno.EPERM: "Choose a folder that you may write to",
+    errno.EROFS: "Choose a folder that you may write to",
+    errno.ENOTDIR: "A part of the path is a file: choose another place",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], recipe: Mapping) -> None:
-    """Writes named tensors and their recipe (plain JSON) in one step: a killed process leaves no such file behind.
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path to write a file to, which takes the place of `path` when the block ends without an error.
+
+    Args:
+        path (`str` or `Path`):
+            Where the file goes; missing folders are made. A link that stands there is replaced, not followed.
 
     Raises:
-        `OSError`: The disk is full or the folder not writable; what stood at `path` is still there.
+        `OSError`: The disk is full, the folder not writable or the like; what stood at `path` is still there.
+
+    Example:
+
+    ```python
+    with replacing("scores.json") as unfinished:
+        unfinished.write_text(json.dumps(scores))
+    ```
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"recipe": json.dumps(recipe, sort_keys=True), "digest": tensors_digest(tensors)}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
+    with _beside(path) as unfinished:
+        yield unfinished
+        _sync(unfinished)
         os.replace(unfinished, path)
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error}. What was written before is kept; mend that and run again."
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Reads named tensors and their recipe.
+@contextlib.contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A path to write a folder to, which takes the place of `path` when the block ends without an error.
+
+    What stood at `path` is removed when the new folder stands there; whether it may be is the caller's to decide.
+
+    Args:
+        path (`str` or `Path`):
+            Where the folder goes; missing parents are made. Of a link to a folder the target is replaced.
 
     Raises:
-        `ValueError`: The file is torn or was changed.
+        `OSError`: The disk is full, the parent not writable or the like; what stood at `path` is still there.
     """
+    path = Path(os.path.realpath(path))
+    with _beside(path) as unfinished:
+        yield unfinished
+        for folder, _, names in os.walk(unfinished):
+            for name in names:
+                _sync(Path(folder, name))
+        put_in_place(unfinished, path)
+
+
+def put_in_place(folder: str | Path, path: str | Path) -> None:
+    """Renames a finished folder to `path`, on the same disk; what stood there goes when the new one stands."""
+    folder, path = Path(folder), Path(os.path.realpath(path))
+    with _explained(path), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as aside:
+        earlier = Path(aside, path.name)
+        if path.exists():
+            os.rename(path, earlier)
+        try:
+            os.rename(folder, path)
+        except BaseException:
+            if earlier.exists():
+                os.rename(earlier, path)
+            raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Makes sure that a file or folder can be made at `path`, by making one beside it, and leaves nothing there.
+
+    Raises:
+        `OSError`: It cannot: the error says why and what to do.
+    """
+    path = Path(path)
+    with _explained(path):
+        place = path.parent
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=place) as folder:
+            Path(folder, "file").write_bytes(b"some bytes")
+
+
+def remove_leftovers(folder: str | Path, older_than: float = DAY) -> None:
+    """Removes what killed processes left unfinished in a folder, and what no process can still be writing.
+
+    Args:
+        folder (`str` or `Path`):
+            The folder that the files were to stand in.
+        older_than (`float`, *optional*, defaults to a day):
+            Seconds that a leftover has not been written to. What is younger may be another run's.
+    """
+    for leftover in Path(folder).glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process clears up, too
+            written = max(os.lstat(path).st_mtime for path in (leftover, *leftover.rglob("*")))
+            if time.time() - written > older_than:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A private folder and an ordinary file inside: the file's mode follows the umask, its name tells its format.
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent, ignore_cleanup_errors=True) as unfinished:
+            yield Path(unfinished, path.name)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is torn: {error}. Remove it to have it made again.") from error
-    if metadata.get("digest") != tensors_digest(tensors):
-        raise ValueError(f"{path} is not what was written: its digest differs. Remove it to have it made again.")
-    return tensors, json.loads(metadata["recipe"])
+        yield
+    except OSError as error:
+        place = str(error.filename or "")
+        if getattr(error, "explained", False) or not (UNFINISHED in place or str(path).startswith(place)):
+            raise  # told already, or about a file that was read
+        remedy = _REMEDIES.get(error.errno, "Mend that")
+        told = OSError(
+            f"{path} cannot be written: {error.strerror or error}. {remedy}, and run again. What stood there before "
+            "is still there."
+        )
+        told.errno, told.explained = error.errno, True
+        raise told from error
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file is on the disk: some disks say only then that they are full."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

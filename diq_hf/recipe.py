@@ -81,6 +81,7 @@ class Source(Facts):
     name: str | None
     on_hub: bool
     split: str
+    config: str | None = None
     rows: int | None = None
     revision: str | None = None
 

@@ -128,7 +128,7 @@ def annotate(
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace columns of the same name.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"null"` to leave rows that cannot be read unlabelled.
+            `"raise"`, or `"skip"` to leave rows that cannot be read unlabelled.
         cache_dir (`str` or `Path`, *optional*):
             Folder for the journals; by default `diq_hf` in the cache of `datasets`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):

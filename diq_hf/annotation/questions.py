@@ -8,7 +8,7 @@ from transformers.utils import logging
 from ..digest import digest
 from ..rows.encoded import RowError
 from ..rows.formats import TEXTS, RowEncoder
-from ..rows.validation import row_name
+from ..rows.validation import bad_row_mode, row_name
 
 
 logger = logging.get_logger(__name__)
@@ -26,7 +26,7 @@ class QuestionReader:
         text (`str`, *optional*, defaults to `"prompt"`):
             `"prompt"`, or `"prompt+completion"`, for which a row without an answer is a bad row.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"null"` to leave out rows that cannot be read.
+            `"raise"`, or `"skip"` to leave out rows that cannot be read.
 
     Example:
 
@@ -41,11 +41,9 @@ class QuestionReader:
     def __init__(self, encoder: RowEncoder, text: str = "prompt", on_bad_row: str = "raise"):
         if text not in TEXTS:
             raise ValueError(f"`text` is {text!r}; use 'prompt' or 'prompt+completion'.")
-        if on_bad_row not in ("raise", "null"):
-            raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
         self.encoder = encoder
         self.text = text
-        self.on_bad_row = on_bad_row
+        self.on_bad_row = bad_row_mode(on_bad_row)
 
     def questions(self, dataset: Dataset) -> Iterator[str | None]:
         """Every row's question, `None` for a bad row that may stay unlabelled."""
@@ -55,7 +53,7 @@ class QuestionReader:
             except RowError as error:
                 message = f"{row_name(i, i, row)}: {error}"
                 if self.on_bad_row == "raise":
-                    raise RowError(f"{message} Or pass `on_bad_row='null'` to leave such rows unlabelled.") from error
+                    raise RowError(f"{message} Or pass `on_bad_row='skip'` to leave such rows unlabelled.") from error
                 logger.warning(f"Not asked: {message}")
                 yield None
 

@@ -1,4 +1,6 @@
 """`diq`: words of a command line in, calls of the library out.
 
-`__main__` holds the commands, `app` what they share (`--config`, `--debug`, errors in one line). Imports everything.
+One module a command, registered in `__main__`. What they share: `app` (`--config`, `--debug`, errors in one line),
+`config` (the file behind `--config`), `options`, `inputs` (rows by name) and `outputs` (what `--output` may replace).
+Imports everything, but nothing heavy before a command runs.
 """

@@ -2,11 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .config import read_config
 
 
 class App(typer.Typer):
@@ -22,48 +25,18 @@ class App(typer.Typer):
         return decorate
 
 
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Makes a file's values the command's defaults. Typer calls it before it looks at any other option."""
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}  # JSON is YAML as well
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise typer.BadParameter(f"{path} holds a {type(values).__name__}. It must hold `option: value` pairs.")
-    options = {option.name: option for option in context.command.params}
-    options = {name: option for name, option in options.items() if name not in ("config", "help")}
-    given, values = values, {}
-    for key, value in given.items():
-        name = str(key).replace("-", "_")
-        if name not in options:
-            raise typer.BadParameter(
-                f"{path} has {key!r}, which `{context.info_name}` does not take. It takes {', '.join(options)}."
-            )
-        repeatable = getattr(options[name], "multiple", False)
-        if isinstance(value, dict) or (isinstance(value, list) and not repeatable):
-            raise typer.BadParameter(f"{path} has a {type(value).__name__} as {key!r}, which takes one value.")
-        values[name] = [value] if repeatable and value is not None and not isinstance(value, list) else value
-    context.default_map = values
-    return path
-
-
 def _with_common_options(function: Callable) -> Callable:
     config = Annotated[
         Path | None,
         typer.Option(
             help="YAML or JSON file of option names and values; the command line wins.",
             is_eager=True,
-            callback=_read_config,
+            callback=read_config,
             show_default=False,
         ),
     ]
     debug = Annotated[bool, typer.Option("--debug", help="Show an error's traceback.")]
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def run(*args: Any, config: Path | None, debug: bool, **options: Any) -> None:
@@ -75,7 +48,8 @@ def _with_common_options(function: Callable) -> Callable:
             if debug:
                 raise
             kind = "" if isinstance(error, ValueError | TypeError | OSError) else f"{type(error).__name__}: "
-            typer.secho(f"diq: {kind}{' '.join(str(error).split())}", fg="red", err=True)
+            message = in_options(" ".join(str(error).split()), signature.parameters)
+            typer.secho(f"diq: {kind}{message}", fg="red", err=True)
             raise typer.Exit(1) from error
 
     named = inspect.Parameter.KEYWORD_ONLY
@@ -83,7 +57,49 @@ def _with_common_options(function: Callable) -> Callable:
         inspect.Parameter("config", named, default=None, annotation=config),
         inspect.Parameter("debug", named, default=False, annotation=debug),
     ]
-    signature = inspect.signature(function)
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
     run.__annotations__ = function.__annotations__ | {"config": config, "debug": debug}
     return run
+
+
+# What the library's arguments are called on the command line, where it is something else.
+_OPTIONS = {
+    "overwrite": "overwrite_columns",
+    "processing_class": "tokenizer",
+    "processing_class.chat_template": "chat_template",
+    "token": "token_env",
+}
+_ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
+
+
+def in_options(message: str, options: Collection[str]) -> str:
+    """A message of the library with the command's options in place of Python's arguments.
+
+    Args:
+        message (`str`):
+            Names an argument as `` `name=value` ``, `` `name=` `` or, of several words, `` `some_name` ``.
+        options (`Collection[str]`):
+            Names of the command's parameters. Other arguments stay as they are.
+
+    Example:
+
+    ```python
+    >>> in_options("Raise `max_length`, or pass `on_bad_row='skip'`.", ["max_length", "on_bad_row"])
+    'Raise `--max-length`, or pass `--on-bad-row skip`.'
+
+    ```
+    """
+
+    def replace(found: re.Match) -> str:
+        argument, value = found[1], (found[2] or "").removeprefix("=").strip("'\"")
+        name = _OPTIONS.get(argument, argument)
+        name = name if name in options else argument
+        # A single word without a value may be a column: `text`, `difficulty`.
+        if name not in options or not (found[2] or "_" in name):
+            return found[0]
+        option = f"--{name.replace('_', '-')}"
+        if value in ("True", "False"):
+            return f"`{option}`" if value == "True" else f"`{option.replace('--', '--no-', 1)}`"
+        return f"`{option} {'none' if value == 'None' else value}`" if value else f"`{option}`"
+
+    return _ARGUMENT.sub(replace, message)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..files import load_tensors, save_tensors
 from ..rows.batching import Batch, TokenBudget
 from ..rows.encoded import EncodedRow
 from .attention import Packing
@@ -29,6 +28,7 @@ from .loss import RowLoss
 from .modules import as_linear, check_quantization, check_whole, fixed_rotary_length, scored_modules
 from .probes import Probes, Reader, RowProducts, TokenShares
 from .projections import Projection
+from .tensor_files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

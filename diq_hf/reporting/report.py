@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..files import replacing
 from ..rows.encoded import RowError
 from ..rows.formats import RowEncoder
 from ..selection.duplicates import exact_duplicates, near_duplicates
@@ -82,13 +82,8 @@ def write_report(
     rule = rule or QuadrantRule.fit(scored)
     page = _render(_facts(scored, rule, ratio, num_rows, dataset_text_field, max_rows) | {"title": title})
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -1,5 +1,6 @@
 """Validation rows: their groups, encoded, with an error that finds the row."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,6 +59,16 @@ def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder
     if not encoded:
         raise ValueError(f"There are no validation rows{of_group}. {MISSING}")
     return encoded
+
+
+def bad_row_mode(on_bad_row: str) -> str:
+    """Checks what to do with a row that cannot be used: `"raise"` or `"skip"`."""
+    if on_bad_row == "null":
+        warnings.warn("`on_bad_row='null'` is called 'skip' now, and will be refused.", FutureWarning, stacklevel=3)
+        return "skip"
+    if on_bad_row not in ("raise", "skip"):
+        raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'skip'.")
+    return on_bad_row
 
 
 def row_name(position: int, index: int | None, row: Mapping) -> str:

@@ -19,7 +19,8 @@ from transformers.utils import logging
 
 from ..digest import digest
 from ..engine.influence import Direction
-from ..files import load_tensors, save_tensors
+from ..engine.tensor_files import load_tensors, save_tensors
+from ..files import remove_leftovers
 
 
 logger = logging.get_logger(__name__)
@@ -46,7 +47,7 @@ def score_in_chunks(
     if difficulty_recipe is not None:
         difficulty_recipe = digest([difficulty_recipe, dataset._fingerprint, chunk_size])
     # Decided by position alone, so that no two processes ever take the same chunk.
-    missing = [path for path in list(chunks)[rank::world] if _read(path, recipe) is None]
+    missing = [path for path in list(chunks)[rank::world] if _read(path, recipe, chunks[path]) is None]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
     _share_directions(scorer, root, rank, wait)
     with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
@@ -56,24 +57,24 @@ def score_in_chunks(
             difficulties = None
             if difficulty_recipe is not None:
                 kept = root / f"difficulty-{difficulty_recipe}" / path.name
-                difficulties = _read(kept, difficulty_recipe)
+                difficulties = _read(kept, difficulty_recipe, rows)
                 if difficulties is None:
                     difficulties = scorer.difficulties(examples)
-                    _write(kept, difficulties, difficulty_recipe)
-            _write(path, scorer.score_batch(examples, rows, difficulties), recipe)
+                    _write(kept, difficulties, difficulty_recipe, rows)
+            _write(path, scorer.score_batch(examples, rows, difficulties), recipe, rows)
             bar.update()
     if scorer.fingerprint != fingerprint:
         for path in missing:
-            path.unlink()
+            path.unlink(missing_ok=True)
         raise RuntimeError(
             "The model or a setting changed while the dataset was scored, so its scores would be a mix; they are "
             "dropped. Score it while nothing else uses the model."
         )
     wait()
     if rank == 0:
-        for leftover in folder.glob(".*.safetensors.*"):  # of processes killed while they wrote
-            leftover.unlink()
-    done = [_read(path, recipe) for path in chunks]
+        for place in (root, folder, *([root / f"difficulty-{difficulty_recipe}"] if difficulty_recipe else [])):
+            remove_leftovers(place)
+    done = [_read(path, recipe, rows) for path, rows in chunks.items()]
     if lost := [path.name for path, columns in zip(chunks, done, strict=True) if columns is None]:
         raise FileNotFoundError(
             f"{len(lost)} chunks, {lost[0]} among them, are not in {folder}. Every process must see the same "
@@ -127,17 +128,20 @@ def _use_direction(scorer: Any, recipe: str, path: Path) -> bool:
     return True
 
 
-def _write(path: Path, columns: dict[str, np.ndarray], recipe: str) -> None:
-    save_tensors(path, {name: torch.from_numpy(column) for name, column in columns.items()}, {"recipe": recipe})
+def _write(path: Path, columns: dict[str, np.ndarray], recipe: str, rows: range) -> None:
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    save_tensors(path, tensors, {"recipe": recipe, "rows": [rows.start, rows.stop]})
 
 
-def _read(path: Path, recipe: str) -> dict[str, np.ndarray] | None:
-    """A chunk's columns, or `None` if it has to be computed."""
-    if not path.exists():
-        return None
+def _read(path: Path, recipe: str, rows: range) -> dict[str, np.ndarray] | None:
+    """A chunk's columns, or `None` if it has to be computed. One that was moved here is another's."""
     try:
         tensors, found = load_tensors(path)
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         logger.warning(f"Computing a chunk again: {error}")
         return None
-    return {name: tensor.numpy() for name, tensor in tensors.items()} if found["recipe"] == recipe else None
+    if found != {"recipe": recipe, "rows": [rows.start, rows.stop]}:
+        return None
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

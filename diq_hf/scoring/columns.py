@@ -121,7 +121,7 @@ def _losses(scorer: Any, rows: Sequence[EncodedRow]) -> np.ndarray:
 
 def _refuse(scorer: Any, reason: str, cause: Exception | None = None) -> None:
     if scorer.on_bad_row == "raise":
-        raise RowError(f"{reason} Or pass `on_bad_row='null'` to leave such rows unscored.") from cause
+        raise RowError(f"{reason} Or pass `on_bad_row='skip'` to leave such rows unscored.") from cause
     logger.warning(f"Not scored: {reason}")
 
 

@@ -18,7 +18,7 @@ from ..engine.loading import load_model
 from ..engine.projections import Projection
 from ..recipe import Recipe
 from ..rows.formats import RowEncoder
-from ..rows.validation import encode_group, validation_groups
+from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from .columns import count_unscored, progress, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
 from .recipe import (
@@ -82,7 +82,7 @@ class DIQScorer:
             Tokens in a forward pass, padding counted; halved by itself when memory runs out. By default 2048 on a CPU
             and 16384 elsewhere. Scores do not depend on it.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"` stops at a row that cannot be scored; `"null"` gives it NaN scores, which no rule ever selects,
+            `"raise"` stops at a row that cannot be scored; `"skip"` gives it NaN scores, which no rule ever selects,
             and logs it.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace columns of the same names instead of refusing.
@@ -137,8 +137,7 @@ class DIQScorer:
         batched: bool | None = None,
         model_init_kwargs: dict | None = None,
     ):
-        if on_bad_row not in ("raise", "null"):
-            raise ValueError(f"`on_bad_row` is {on_bad_row!r}; use 'raise' or 'null'.")
+        on_bad_row = bad_row_mode(on_bad_row)
         groups = validation_groups(validation, group_column)
         self.difficulty = difficulty_source(difficulty)
         known = [*EXTRA_COLUMNS, *(self.difficulty.extra_columns if self.difficulty else ())]

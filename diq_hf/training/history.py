@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
+from ..files import replacing
 from ..selection.quadrants import QUADRANTS
 from .pool import SCORES, Choice, Pool
 
@@ -51,11 +52,8 @@ class SelectionHistory:
             "quadrant": [None if code < 0 else int(code) for code in choice.quadrants],
             "selected": choice.chosen,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:08d}.parquet"
-        unfinished = path.with_suffix(".unfinished")
-        parquet.write_table(Dataset.from_dict(columns, features=FEATURES).data.table, unfinished)
-        unfinished.replace(path)
+        with replacing(self.folder / f"step-{step:08d}.parquet") as unfinished:
+            parquet.write_table(Dataset.from_dict(columns, features=FEATURES).data.table, unfinished)
 
     def load(self) -> Dataset | None:
         """All scorings, in order; `None` if there are none."""

@@ -26,7 +26,7 @@ from benchmark_worker import RANDOM_LLAMA
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from diq_hf.cli.__main__ import load_rows
+from diq_hf.cli.inputs import load_rows
 from diq_hf.difficulty.sources import IFDDifficulty
 from diq_hf.engine.loading import preferred_dtype
 from diq_hf.rows.encoded import EncodedRow, RowError
@@ -102,7 +102,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def encode(options: argparse.Namespace, tokenizer: str) -> dict[str, list[dict] | None]:
     """Pool, validation rows and the rows IFD needs, as token ids and labels, once for all methods."""
     if options.rows:
-        pool, validation = load_rows(options.rows, "train"), load_rows(options.validation, "train")
+        pool, validation = load_rows(options.rows), load_rows(options.validation)
     else:
         pool, validation = Dataset.from_list(clinical_pool()), Dataset.from_list(clinical_validation())
     pool, validation = (

@@ -491,7 +491,7 @@ def test_bad_rows_are_met_before_anything_is_paid(judged):
                 judged(server, ["Why?"], base_url=address)
             assert "secret" not in str(refused.value) and "me:key" not in str(refused.value)
         assert not server.asked
-        annotation = judged(server, rows, on_bad_row="null")
+        annotation = judged(server, rows, on_bad_row="skip")
     assert levels(annotation)["overall"] == [4, None] and annotation.report["bad row"] == 1
 
 

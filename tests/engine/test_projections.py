@@ -108,7 +108,7 @@ def test_projections_of_other_models_and_seeds_do_not_mix(model, tokenizer, pool
 
 
 def test_rows_that_were_not_scored(model, tokenizer, pool, validation):
-    scorer = DIQScorer(model, validation, tokenizer, projection_dim=64, on_bad_row="null")
+    scorer = DIQScorer(model, validation, tokenizer, projection_dim=64, on_bad_row="skip")
     empty = {"prompt": pool[0]["prompt"], "completion": [{"role": "assistant", "content": ""}]}
     rows = Dataset.from_list([pool[0], empty, pool[1]])
     for scored in (rows.map(scorer, batched=True), scorer.score(rows, chunk_size=2)):

@@ -1,6 +1,8 @@
 """Scoring by chunks: resumed, shared out and interrupted runs against one that nothing disturbed."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +14,8 @@ from datasets import Dataset, DatasetDict
 
 from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.engine.influence import Direction
-from diq_hf.files import load_tensors, save_tensors
+from diq_hf.engine.tensor_files import load_tensors, save_tensors
+from diq_hf.files import replacing
 
 
 @pytest.fixture
@@ -93,6 +96,47 @@ def test_damaged_files_are_made_again(damage, make_scorer, dataset, tmp_path):
     assert again["influence"][:] == whole["influence"][:]
 
 
+def test_a_chunk_in_another_place_is_made_again(make_scorer, make_source, dataset, tmp_path):
+    """Copied or moved by hand or by a sync tool: whole, of this very run, and other rows' scores."""
+    cache = tmp_path / "cache"
+    whole = make_scorer(difficulty=make_source()).score(dataset, chunk_size=2, cache_dir=cache)
+    for folder in {path.parent for path in cache.glob("*/0*.safetensors")}:
+        first, second, *_ = sorted(folder.iterdir())
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    source = make_source()
+    scorer = make_scorer(difficulty=source)
+    again = scorer.score(dataset, chunk_size=2, cache_dir=cache)
+    assert scorer.scored == [2, 2] and len(source.read) == 4
+    assert again["influence"][:] == whole["influence"][:] and again["difficulty"][:] == whole["difficulty"][:]
+
+
+def test_two_runs_on_one_cache_folder(make_scorer, make_source, dataset, tmp_path):
+    """One that ends while the other writes takes nothing from it, and clears up after those that were killed."""
+    cache = tmp_path / "cache"
+    slow, quick = (make_scorer(difficulty=make_source()) for _ in range(2))
+    real, places = slow.engine.score, set()
+
+    def while_the_other_ends(*args):
+        if len(slow.scored) == 1:
+            places.update({cache, *(path.parent for path in cache.glob("*/0*.safetensors"))})
+            with contextlib.ExitStack() as stack:
+                for place in places:
+                    (place / ".unfinished-killed").mkdir()
+                    os.utime(place / ".unfinished-killed", (0, 0))
+                    unfinished = stack.enter_context(replacing(place / "written-now"))
+                    unfinished.write_bytes(b"half a chunk")
+                quick.score(dataset, chunk_size=2, cache_dir=cache)
+        return real(*args)
+
+    slow.engine.score = while_the_other_ends
+    scored = slow.score(dataset, chunk_size=2, cache_dir=cache)
+    assert len(places) == 3  # the directions', the chunks' and the difficulties'
+    assert all((place / "written-now").read_bytes() == b"half a chunk" for place in places)
+    assert not list(cache.rglob(".unfinished-*")) and len(scored) == len(dataset)
+
+
 def test_validation_gradient_is_paid_for_once(make_scorer, dataset, tmp_path):
     make_scorer().score(dataset, cache_dir=tmp_path)
     other = make_scorer(difficulty=None)
@@ -148,7 +192,7 @@ def test_difficulty_of_rows_the_model_cannot_take(make_scorer, make_source, data
     """What one model refuses another may take, so its difficulty is kept all the same."""
     long = dataset[0] | {"prompt": [{"role": "user", "content": "Why? " * 60}]}
     rows = Dataset.from_list([dataset[1], long])
-    settings = {"on_bad_row": "null", "difficulty": make_source()}
+    settings = {"on_bad_row": "skip", "difficulty": make_source()}
     short = make_scorer(max_length=40, **settings).score(rows, cache_dir=tmp_path)
     assert np.isnan(short["difficulty"][1]) and not np.isnan(short["difficulty"][0])
     whole = make_scorer(max_length=400, **settings).score(rows, cache_dir=tmp_path)

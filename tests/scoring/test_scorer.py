@@ -147,7 +147,7 @@ class TestCache:
             {"difficulty": "column:other"},
             {"target_modules": ["q_proj"]},
             {"extra_columns": ["loss"]},
-            {"on_bad_row": "null"},
+            {"on_bad_row": "skip"},
         ],
         ids=str,
     )
@@ -276,13 +276,13 @@ class TestModels:
 class TestBadInput:
     def test_bad_row_is_named(self, scorer, pool):
         rows = Dataset.from_list([*pool[:2], {"prompt": [{"role": "user", "content": "A"}], "completion": []}])
-        with pytest.raises(RowError, match=r"Row 2 .*'A'.*`completion` must be a non-empty.*on_bad_row='null'"):
+        with pytest.raises(RowError, match=r"Row 2 .*'A'.*`completion` must be a non-empty.*on_bad_row='skip'"):
             scorer.score(rows)
         with pytest.raises(RowError, match="Row 2 of the batch"):
             rows.map(scorer, batched=True)
 
     def test_null(self, tokenizer, validation, pool, caplog):
-        scorer = DIQScorer(make_model(), validation, tokenizer, on_bad_row="null")
+        scorer = DIQScorer(make_model(), validation, tokenizer, on_bad_row="skip")
         rows = [{"text": None, **row} for row in pool[:2]]
         rows.insert(1, {"text": None, "prompt": [{"role": "user", "content": "A"}], "completion": []})
         good = Dataset.from_list(rows).select([0, 2]).map(scorer, batched=True)
@@ -301,7 +301,7 @@ class TestBadInput:
         rows = Dataset.from_list([pool[0], chat("Q", "A")])
         with pytest.raises(RowError, match=r"Row 1 .*its loss is nan"):
             DIQScorer(model, validation, tokenizer).score(rows)
-        scored = DIQScorer(model, validation, tokenizer, on_bad_row="null").score(rows)
+        scored = DIQScorer(model, validation, tokenizer, on_bad_row="skip").score(rows)
         assert np.isfinite(scored["influence"][0]) and np.isnan(scored["influence"][1])
 
     def test_validation(self, tokenizer, validation):

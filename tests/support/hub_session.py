@@ -472,9 +472,10 @@ def case_from_score_to_verify():
         folder / "scored",
         "--license",
         "mit",
-        "--token",
-        TOKEN,
+        "--token-env",
+        "TOKEN_OF_THE_TEST",
     ]
+    os.environ["TOKEN_OF_THE_TEST"] = TOKEN
     assert "/datasets/me/end/commit/" in diq(*arguments)
     assert "diq_40pct: thresholds, quadrants, ranks and rows follow" in diq("verify", "me/end")
     subset, recipe = load_subset("me/end")

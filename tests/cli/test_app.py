@@ -1,4 +1,4 @@
-"""`diq` end to end, and its errors in one line."""
+"""What every command of `diq` does alike: help, `--config`, errors in one line, exit codes."""
 
 import json
 import subprocess
@@ -6,54 +6,24 @@ import sys
 
 import pytest
 import yaml
-from datasets import Dataset, load_from_disk
+from commands import run, save_scored, write_rows
+from datasets import load_from_disk
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from diq_hf import __version__
 from diq_hf.cli.__main__ import app
-from diq_hf.cli.app import App
+from diq_hf.cli.app import App, in_options
 
 
 @pytest.fixture
 def files(tmp_path, pool, validation):
-    for name, rows in (("pool", pool), ("validation", validation)):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return tmp_path
-
-
-def test_score_then_select(files, model_folder):
-    arguments = ["score", f"{files}/pool.jsonl", "--model", model_folder, "--validation", f"{files}/validation.jsonl"]
-    result = CliRunner().invoke(app, [*arguments, "--output", f"{files}/scored"], catch_exceptions=False)
-    assert result.exit_code == 0 and "7 scored rows" in result.output
-    assert {"difficulty", "influence", "loss", "num_tokens"} <= set(load_from_disk(files / "scored").column_names)
-    arguments = ["select", f"{files}/scored", "--ratio", "0.4", "--output", f"{files}/subset"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0 and "3 of 7 rows" in result.output
-    assert load_from_disk(files / "subset")["diq_rank"][:] == [1, 2, 3]
-
-
-def test_groups_and_projections(files, model_folder, validation):
-    rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
-    (files / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ["score", f"{files}/pool.jsonl", "--model", model_folder, "--validation", f"{files}/validation.jsonl"]
-    arguments += ["--output", f"{files}/scored", "--group-column", "task", "--projection-dim", "32"]
-    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    scored = load_from_disk(files / "scored")
-    assert {"influence", "influence_t0", "influence_t1"} <= set(scored.column_names)
-    (gradients,) = (name for name in scored.column_names if name.startswith("projected_gradient_"))
-    assert len(scored[0][gradients]) == 32
+    return write_rows(tmp_path, pool=pool, validation=validation)
 
 
 @pytest.fixture
 def scored(tmp_path):
-    rows = {"prompt": list("abcd"), "difficulty": [1.0, 5.0, 4.0, 2.0], "influence": [0.9, 0.1, 0.8, 0.2]}
-    Dataset.from_dict(rows).save_to_disk(tmp_path / "scored")
-    return tmp_path / "scored"
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return save_scored(tmp_path / "scored")
 
 
 @pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump])
@@ -69,7 +39,7 @@ def test_config_gives_defaults_and_the_command_line_wins(scored, write):
 
 def test_config_of_a_repeatable_option(files, model_folder):
     values = {"dataset": f"{files}/pool.jsonl", "validation": f"{files}/validation.jsonl", "model": model_folder}
-    values |= {"output": f"{files}/scored", "target_modules": ["q_proj", "k_proj"], "projection_dim": 8}
+    values |= {"output": f"{files}/scored", "overwrite": True, "projection_dim": 8}
     influences = []
     for modules in (["q_proj", "k_proj"], "q_proj", None):
         (files / "config.yaml").write_text(yaml.safe_dump(values | {"target_modules": modules}))
@@ -87,26 +57,30 @@ def test_config_of_a_repeatable_option(files, model_folder):
         ("ratio: {", "neither YAML nor JSON"),
         ("ratio: many", "--ratio"),
         ("config: other.yaml", "'config'"),
+        ("ratio: 0.5\nseed: 1\nratio: 0.1", "'ratio' twice"),
+        ('{"ratio": 0.5, "ratio": 0.5}', "'ratio' twice"),
+        ("num-rows: 2\nnum_rows: 3", "'num_rows' twice"),
+        ("ratio: 0.5\nseed: null", "null as 'seed', which must have a value. Leave the line out for the default, 0."),
     ],
 )
 def test_config_errors_are_usage_errors(scored, text, message):
     config = scored.parent / "config.yaml"
     config.write_text(text)
     result = run("select", scored, "--output", scored.parent / "subset", "--config", config)
-    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+    assert result.exit_code == 2 and message in " ".join(result.stderr.replace("│", " ").split())
     assert run("select", scored, "--output", "x", "--config", scored.parent / "nothing.yaml").exit_code == 2
 
 
 def test_exit_codes(scored):
     output = ["--output", scored.parent / "subset"]
     assert run("select", scored, "--ratio", 0.5, *output).exit_code == 0
-    assert run("select", scored, "--ratio", 2, *output).exit_code == 1
+    assert run("select", scored, "--ratio", 2, "--overwrite", *output).exit_code == 1
     assert run("select", scored, "--ratio", "much", *output).exit_code == 2
     assert run("select", scored).exit_code == run("selekt").exit_code == 2
 
 
 def test_debug_shows_the_traceback(scored):
-    command = ["select", scored, "--ratio", 2, "--output", "subset"]
+    command = ["select", scored, "--ratio", 2, "--output", scored.parent / "subset"]
     assert run(*command).stderr == "diq: `ratio` must be in (0, 1], got 2.0.\n"
     assert isinstance(run(*command, "--debug").exception, ValueError)
 
@@ -120,6 +94,28 @@ def test_an_error_of_any_kind_is_one_line():
 
     result = CliRunner().invoke(broken, [])
     assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "KeyError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Raise `max_length`.", "Raise `--max-length`."),
+        ("after truncation to `max_length=8`", "after truncation to `--max-length 8`"),
+        ("or pass `max_length=None`", "or pass `--max-length none`"),
+        ("pass `on_bad_row='skip'` to leave", "pass `--on-bad-row skip` to leave"),
+        ("`assistant_only_loss=True`, but", "`--assistant-only-loss`, but"),
+        ("pass `completion_only_loss=False`", "pass `--no-completion-only-loss`"),
+        ("pass `overwrite=True`", "pass `--overwrite-columns`"),  # of the library, which writes no folder
+        ("Set `processing_class.chat_template`, or", "Set `--chat-template`, or"),
+        ("with `difficulty='column:difficulty'`", "with `--difficulty column:difficulty`"),
+        ("no column `difficulty`", "no column `difficulty`"),
+        ("pass `batched=True`, `num_proc`, `labels=`", "pass `batched=True`, `num_proc`, `labels=`"),
+    ],
+)
+def test_errors_name_options(message, told):
+    options = {option.name for option in COMMANDS["score"].params}
+    assert in_options(message, options) == told
+    assert in_options(message, {"repo_id"}) == message
 
 
 COMMANDS = get_command(app).commands
@@ -137,10 +133,31 @@ def test_every_command(name, tmp_path, monkeypatch):
     result = run(name, "--config", "config.json")
     assert result.exit_code == 2 and "'no_such_option'" in result.stderr
     required = {option.name: "missing.jsonl" for option in COMMANDS[name].params if option.required}
-    (tmp_path / "config.json").write_text(json.dumps(required))
+    (tmp_path / "config.json").write_text(json.dumps(required | ({"output": "new"} if "output" in required else {})))
     result = run(name, "--config", "config.json")
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert result.stderr.startswith("diq: ") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_command_takes_a_token_that_others_can_read():
+    """What stands on a command line, `ps` shows to every user of the machine."""
+    options = {name: {option.name for option in command.params} for name, command in COMMANDS.items()}
+    assert not [name for name, names in options.items() if "token" in names]
+    assert all("token_env" in options[name] for name in ("annotate", "push", "verify"))
+
+
+def test_help_is_fast():
+    """No command's help loads what takes seconds to load."""
+    script = f"""
+import sys
+from diq_hf.cli.__main__ import app
+for name in {list(COMMANDS)}:
+    app([name, "--help"], standalone_mode=False)
+assert not {{"torch", "transformers", "datasets", "trl"}} & set(sys.modules), "something heavy was loaded"
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_errors_end_the_process_with_1(files):
@@ -151,4 +168,4 @@ def test_errors_end_the_process_with_1(files):
 
 
 def test_version():
-    assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__
+    assert run("--version").output.strip() == __version__

@@ -1,0 +1,207 @@
+"""Rows by name: a Hub id, a folder, data files or a pattern of them. What cannot be read is named, with its line."""
+
+import contextlib
+import glob
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .faults import find_fault
+
+
+# Formats of one file, by what its name ends with; `datasets` knows more, and is asked about any other.
+BUILDERS = {
+    ".arrow": ("arrow", {}),
+    ".csv": ("csv", {}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".txt": ("text", {}),
+}
+TEXT = ("csv", "json", "text")
+COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zip", ".zst")
+
+
+def load_rows(name: str, split: str | None = None, config: str | None = None, revision: str | None = None) -> Any:
+    """Rows by the name that a command line gives them.
+
+    Args:
+        name (`str`):
+            A folder that `save_to_disk` wrote, a folder of data files, a data file (compressed or not), a pattern such
+            as `pool/*.jsonl`, an address (`https://…`, `hf://…`), or a Hub id.
+        split (`str`, *optional*):
+            Split, or a slice such as `"train[:100]"`; by default `"train"`, or the only one.
+        config (`str`, *optional*):
+            Configuration of a dataset that has several.
+        revision (`str`, *optional*):
+            Of a dataset on the Hub.
+
+    Returns:
+        [`~datasets.Dataset`]: At least one row.
+
+    Raises:
+        `ValueError`: There are no rows, they cannot be read, or there is no such split.
+        `FileNotFoundError`: There is no such file or folder, and no dataset can have that name.
+    """
+    path, pattern = Path(name), any(sign in name for sign in "*?[")
+    is_local = path.exists() or pattern
+    if is_local and revision is not None:
+        raise ValueError(f"{name} is on this machine, where it has no revision {revision!r}.")
+    if is_local and config is not None and (not path.is_dir() or _is_saved(path)):
+        raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
+    if path.is_dir() and _is_saved(path):
+        rows = _saved(name, split)
+    elif path.is_dir():
+        if saved := sorted(str(child) for child in path.iterdir() if child.is_dir() and _is_saved(child)):
+            raise ValueError(f"{name} is no dataset, but holds {', '.join(saved)}. Name the one that you mean.")
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        rows = _load(name, files, str(path.resolve()), config, split=split or "train")
+    elif path.is_file() or pattern or "://" in name:
+        rows = _files(name, path, split)
+    else:
+        rows = _from_hub(name, split, config, revision)
+    if not len(rows):
+        raise ValueError(f"{name} holds no rows.")
+    return rows
+
+
+def split_of(rows: Any) -> str:
+    """The split that was read, as a recipe records it."""
+    return str(rows.split or "train")
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
+
+
+def _saved(name: str, split: str | None) -> Any:
+    from datasets import DatasetDict, load_from_disk
+
+    rows = load_from_disk(name)
+    if isinstance(rows, DatasetDict):
+        split = split or ("train" if "train" in rows or len(rows) != 1 else next(iter(rows)))
+        if split not in rows:
+            raise ValueError(f"{name} has the splits {sorted(rows)}, not {split!r}.")
+        return rows[split]
+    if split not in (None, "train", str(rows.split)):
+        raise ValueError(f"{name} is one dataset without splits, so it has no split {split!r}. Leave the split out.")
+    return rows
+
+
+def _files(name: str, path: Path, split: str | None) -> Any:
+    if "://" in name:
+        files: list = [name]
+    else:
+        files = [path] if path.exists() else sorted(Path(file) for file in glob.glob(name, recursive=True))
+        files = [file for file in files if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"No file is named like {name}.")
+    if (split or "train").partition("[")[0] != "train":
+        raise ValueError(f"{name} has no split {split!r}: files by name are one split, 'train'. Leave the split out.")
+    found = {str(_builder(str(file))): file for file in files}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise ValueError(f"{name} means files of several formats ({first}, {second}). Name those of one.")
+    builder = _builder(str(files[0]))
+    if builder is None:
+        if "://" in name or len(files) > 1:
+            raise ValueError(f"The format of {files[0]} cannot be told by its name. Known are {', '.join(BUILDERS)}.")
+        builder = str(path.resolve().parent), {}
+    # `datasets` takes names for patterns.
+    escaped = [file if "://" in name else glob.escape(str(Path(file).resolve())) for file in files]
+    return _load(name, files, builder[0], data_files={"train": escaped}, split=split or "train", **builder[1])
+
+
+def _builder(file: str) -> tuple[str, dict] | None:
+    """Builder and its arguments by a file's name: `pool.v2.JSONL.gz` is JSON."""
+    suffixes = [suffix.lower() for suffix in Path(file).suffixes]
+    while suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return BUILDERS.get(suffixes[-1]) if suffixes else None
+
+
+def _from_hub(name: str, split: str | None, config: str | None, revision: str | None) -> Any:
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        missing = _builder(name) is not None
+    except HFValidationError:
+        missing = True
+    if missing:
+        raise FileNotFoundError(f"There is no file or folder {name}.")
+    try:
+        return _load(name, [], name, config, split=split or "train", revision=revision)
+    except (ConnectionError, DatasetNotFoundError) as error:
+        # The same for a mistyped folder as for a dataset that is out of reach.
+        raise type(error)(f"There is no file or folder {name} here, and from the Hub: {error}") from error
+
+
+def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
+    """`load_dataset`, whose errors name the file and the line."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
+    from datasets.table import CastError
+    from pyarrow import ArrowException
+
+    with _collected("datasets.packaged_modules") as told:
+        try:
+            rows = load_dataset(*args, **kwargs)
+            if files and rows.info.builder_name in TEXT:
+                rows.data.table.validate(full=True)  # bytes that are no text would be an error in the midst of scoring
+            return rows
+        except StopIteration:
+            raise ValueError(f"{name} holds no rows.") from None
+        except DatasetGenerationCastError as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+        except (ArrowException, DatasetGenerationError, EOFError, OSError, UnicodeError, ValueError) as error:
+            if "corresponds to no data" in str(error):
+                raise ValueError(f"{name} holds no rows.") from error
+            if not files:
+                raise
+            named = [file for file in files if any(str(Path(file).resolve()) in message for message in told)]
+            for file in named or files:
+                if fault := find_fault(str(file)):
+                    raise ValueError(f"{file}, line {fault.line}: {fault.what}") from error
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(cause, CastError) and (odd := _odd_columns(files)):
+                raise ValueError(odd) from error
+            raise ValueError(f"{named[0] if named else name} cannot be read: {cause}") from error
+
+
+def _odd_columns(files: list) -> str | None:
+    """Which file's columns are not those of the first."""
+    from datasets import load_dataset
+
+    first: list[str] = []
+    for file in files:
+        if builder := _builder(str(file)):
+            path = glob.escape(str(Path(file).resolve()))
+            stream = load_dataset(builder[0], data_files=[path], split="train", streaming=True, **builder[1])
+            columns = sorted(next(iter(stream), {}))
+            if (first := first or columns) != columns:
+                return f"{file} has the columns {columns}, and files before it {first}. Give all files the same."
+    return None
+
+
+@contextlib.contextmanager
+def _collected(logger: str) -> Iterator[list[str]]:
+    """What a library logs as errors while it raises them: kept for the error's own line instead of printed."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    of_library = logging.getLogger(logger)
+    propagated, of_library.propagate = of_library.propagate, False
+    of_library.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        of_library.removeHandler(handler)
+        of_library.propagate = propagated

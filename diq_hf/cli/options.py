@@ -1,0 +1,67 @@
+"""Options that several commands share, and a command line as it is published."""
+
+import os
+import shlex
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+
+Split = Annotated[str | None, typer.Option(help="Split, or a slice of one such as 'train[:100]'; 'train' by default.")]
+Name = Annotated[str | None, typer.Option(help="Configuration of a dataset that has several.")]
+DatasetRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a dataset on the Hub.")]
+TextField = Annotated[str, typer.Option(help="Column of plain text rows.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left at --output.")]
+OverwriteColumns = Annotated[bool, typer.Option("--overwrite-columns", help="Replace columns of the same name.")]
+HubToken = Annotated[
+    str | None, typer.Option(help="Environment variable with the access token; by default that of `hf auth login`.")
+]
+
+
+def or_none(kind: Callable[[str], Any]) -> Any:
+    """The rest of an option whose value may be `none` (in a `--config` file: null), as arguments of `typer.Option`."""
+
+    def parse(value: Any) -> Any:
+        return None if str(value).lower() == "none" else kind(value)
+
+    parse.__name__ = kind.__name__  # typer's errors say which type was expected
+    return {"parser": parse, "metavar": f"{'INTEGER' if kind is int else 'FLOAT'}|none"}
+
+
+def takes_none(option: Any) -> bool:
+    """Whether an option was made with [`or_none`]."""
+    return (option.metavar or "").endswith("|none")
+
+
+def token_of(variable: str | None) -> str | None:
+    """The token in an environment variable. On a command line every user of the machine could read it."""
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise ValueError(f"The environment variable {variable!r} of --token-env is not set.")
+    return os.environ[variable]
+
+
+# What says where a command read and wrote, and nothing about its result.
+_UNPUBLISHED = ("config", "debug", "overwrite")
+
+
+def command_line(context: typer.Context) -> str:
+    """The command that is running, as others may read it: without defaults, and without this machine's folders."""
+    from ..names import public_name
+
+    words = ["diq", context.info_name]
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name)
+        if given is None or given.name == "DEFAULT" or parameter.name in _UNPUBLISHED:
+            continue
+        value = context.params[parameter.name]
+        if isinstance(value, bool):
+            words += parameter.opts[:1] if value else parameter.secondary_opts[:1]
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0]] if parameter.param_type_name == "option" else []
+            item = "none" if item is None else str(item)
+            words.append(public_name(item)["name"] if os.sep in item else item)
+    return shlex.join(words)

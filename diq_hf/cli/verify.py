@@ -1,0 +1,29 @@
+"""`diq verify`: a published subset in, what is not as stated out."""
+
+from typing import Annotated
+
+import typer
+
+from .options import HubToken, token_of
+
+
+def verify(
+    repo_id: Annotated[str, typer.Argument(help="Dataset repository.")],
+    config_name: Annotated[str | None, typer.Option(help="Configuration; by default every published subset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    token_env: HubToken = None,
+) -> None:
+    """Derive a published selection again from its scores and compare; exit code 1 if anything is not as stated."""
+    token = token_of(token_env)
+    from ..publishing.hub import verify_subset
+
+    found = verify_subset(repo_id, config_name, revision=revision, token=token)
+    for name, (problems, proven) in found.items():
+        for problem in problems:
+            typer.echo(f"{name}: {problem}")
+        if not problems and proven:
+            typer.echo(f"{name}: thresholds, quadrants, ranks and rows follow from the published scores")
+        elif not problems:
+            typer.echo(f"{name}: files are as published; the pool's scores are not, so the selection is not proven")
+    if any(problems for problems, _ in found.values()):
+        raise typer.Exit(1)
