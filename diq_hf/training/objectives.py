@@ -22,7 +22,9 @@ logger = logging.get_logger(__name__)
 WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor] | None] = {
     "nll": None,
     "chunked_nll": None,
-    "dft": lambda losses: torch.exp(-losses),  # the probability of the token (https://huggingface.co/papers/2508.05629)
+    "dft": lambda losses: torch.exp(
+        -losses
+    ),  # the probability of the token (https://huggingface.co/papers/2508.05629)
 }
 # Keys of a batch that say where its rows begin and end, which a row that is scored says by itself.
 LAYOUT = {

@@ -183,11 +183,7 @@ class TrainerScorer:
         sets = self.trainer.eval_dataset
         loaders = [self.trainer.get_eval_dataloader(name) for name in (sets if isinstance(sets, dict) else [None])]
         places = [(loader, i) for loader in loaders for i in range(len(loader.dataset))]
-        items = [
-            item
-            for place in _drawn(len(places), most, seed)
-            for item in self._read_validation(*places[place])
-        ]
+        items = [item for place in _drawn(len(places), most, seed) for item in self._read_validation(*places[place])]
         if not (kept := [item for item in items if item is not None]):
             raise ValueError("No validation row has a token to train on. Pass others as `eval_dataset`.")
         return kept

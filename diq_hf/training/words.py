@@ -49,8 +49,11 @@ class RowWords:
         Raises:
             [`RowError`]: The source cannot read it.
         """
-        columns = self._columns(row)
+        columns, text = self._columns(row), self.encoder.dataset_text_field
         words = {name: value for name, value in columns.items() if name not in TOKENS}
+        if "prompt" in words and isinstance(words.get(text), str):
+            # The trainer ends this column with EOS instead of the completion, and an encoder would the next one.
+            words[text] = words[text].removesuffix(self.encoder.processing_class.eos_token or "")
         try:
             if (encoder := self._reader(words, sequence, source)) is not None:
                 return source.prepare(words, encoder)

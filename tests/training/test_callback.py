@@ -683,5 +683,5 @@ def test_online_is_refused(train_rows, eval_rows, preferences, tmp_path):
     trainer = make_trainer(
         "sft", train_rows, eval_rows, tmp_path, DIQCallback(online=True), max_steps=1, label_smoothing_factor=0.1
     )
-    with pytest.raises(ValueError, match="label_smoothing_factor=0.1 makes another"):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor=0\.1 makes another"):
         trainer.train()
