@@ -78,13 +78,11 @@ class RowLoss:
         labels = batch.labels.to(device)
         trained = labels != IGNORE_INDEX
         trained[:, 0] = False  # nothing before it predicts it
-        losses = self.token_losses(hidden.to(device)[trained.roll(-1, dims=1)], labels[trained])
+        losses = self.weighted(self.token_losses(hidden.to(device)[trained.roll(-1, dims=1)], labels[trained]))
         return batch.row_sums(losses.new_zeros(labels.shape).masked_scatter(trained, losses))
 
-    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats, weighted."""
-        bias = getattr(self.head, "bias", None)
-        losses = _ChunkedCrossEntropy.apply(hidden, self.head.weight, bias, targets, self.scale, self.softcap)
+    def weighted(self, losses: torch.Tensor) -> torch.Tensor:
+        """Token losses as they count in training."""
         return losses if self.reweight is None else losses * self.reweight(losses.detach())
 
     @contextmanager
@@ -95,6 +93,11 @@ class RowLoss:
             yield
         finally:
             self.reweight = reweight
+
+    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats."""
+        bias = getattr(self.head, "bias", None)
+        return _ChunkedCrossEntropy.apply(hidden, self.head.weight, bias, targets, self.scale, self.softcap)
 
     @torch.no_grad()
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:

@@ -148,14 +148,16 @@ class LanguageModeling:
     def _difference(self, batch: Mapping, item: EncodedRow) -> float:
         """How far the gradient of the trainer's own loss is from the one that is scored, relative to it."""
         expected = self.gradient([item]).tensors
-        phi = {f"{name}.weight": module.weight for name, module in self.engine.modules.items()}
+        weights = [module.weight for module in self.engine.modules.values()]
         inputs = send_to_device(dict(batch), self.engine.device)
-        with scoring_mode(self.engine.model, list(phi.values())):
+        with scoring_mode(self.engine.model):
+            for weight in weights:  # until the mode's end, which puts it back
+                weight.requires_grad_(True)
             loss = self.trainer.compute_loss(self.engine.model, inputs)
-            parts = torch.autograd.grad(loss, list(phi.values()), allow_unused=True)
+            parts = torch.autograd.grad(loss, weights, allow_unused=True)
         off, norm = 0.0, 0.0
-        for name, part in zip(phi, parts, strict=True):
-            gradient = expected[name]
+        for name, part in zip(self.engine.modules, parts, strict=True):
+            gradient = expected[f"{name}.weight"]
             off += float((gradient if part is None else part.to(gradient) - gradient).square().sum())
             norm += float(gradient.square().sum())
         return (off / norm) ** 0.5 if norm else float(off > 0)

@@ -90,8 +90,9 @@ class OnlineInfluence:
             for name, module in self.engine.modules.items()
         }
 
-    def begin_step(self, rows: Callable[[int], list[int]]) -> None:
-        """Says which rows stand in each of the coming update step's batches, by the batch's number."""
+    def begin_step(self, rows: Callable[[int], list[int]] | None) -> None:
+        """Says which rows stand in each of the coming update step's batches, by the batch's number; `None`: no step
+        is coming, and nothing is read."""
         self._rows, self._batches = rows, 0
 
     def gathered(self, accelerator: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +178,8 @@ class OnlineInfluence:
         weight = self.engine.row_loss.head.weight
         hidden = passing.hidden.to(weight.device, weight.dtype).requires_grad_()
         with torch.enable_grad():
-            losses = self.engine.row_loss.token_losses(hidden, passing.targets.to(weight.device))
+            row_loss = self.engine.row_loss
+            losses = row_loss.weighted(row_loss.token_losses(hidden, passing.targets.to(weight.device)))
             (plain,) = torch.autograd.grad(losses.sum(), hidden)
         plain, found = (part.cpu().double().flatten() for part in (plain, passing.slopes))
         product = torch.dot(plain, found)

@@ -136,6 +136,11 @@ def test_text_has_no_answer(tmp_path):
                 ValueError, match=r"Training row 0: .* plain text, .*`DIQCallback\(difficulty='num_tok"
             ):
                 TrainerScorer(trainer, trainer.model, difficulty=difficulty_source(source))
+        given = arguments | {"settings": {"max_steps": 4}, "callbacks": [DIQCallback]}
+        late = sft_trainer(make_model(), make_tokenizer(), rows, rows, tmp_path, **given)
+        with pytest.raises(ValueError, match="plain text"):
+            late.train()
+        assert late.state.global_step == 0
         source = difficulty_source("num_tokens")
         scorer = TrainerScorer(trainer, trainer.model, difficulty=source)
         lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
