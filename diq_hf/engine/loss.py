@@ -1,5 +1,8 @@
 """The mean cross-entropy of each row, with the language-model head applied at trained positions only, in chunks."""
 
+from collections.abc import Callable
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -26,13 +29,16 @@ class RowLoss:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             A causal language model.
+        reweight (`Callable`, *optional*):
+            Gives each token's weight, a constant, from its cross-entropy, for trainings that count tokens unequally.
 
     Raises:
         `ValueError`: The head is not a plain matrix, the model's logits are not a scaled and capped product of it, or
             the model is not causal.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, reweight: Callable[[torch.Tensor], torch.Tensor] | None = None):
+        self.reweight = reweight
         causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.backbone = causal_lm.base_model
         self.decoder = causal_lm.get_decoder()
@@ -72,8 +78,21 @@ class RowLoss:
         labels = batch.labels.to(device)
         trained = labels != IGNORE_INDEX
         trained[:, 0] = False  # nothing before it predicts it
-        losses = self.token_losses(hidden.to(device)[trained.roll(-1, dims=1)], labels[trained])
+        losses = self.weighted(self.token_losses(hidden.to(device)[trained.roll(-1, dims=1)], labels[trained]))
         return batch.row_sums(losses.new_zeros(labels.shape).masked_scatter(trained, losses))
+
+    def weighted(self, losses: torch.Tensor) -> torch.Tensor:
+        """Token losses as they count in training."""
+        return losses if self.reweight is None else losses * self.reweight(losses.detach())
+
+    @contextmanager
+    def plain(self):
+        """The cross-entropy itself, however tokens are weighted otherwise."""
+        reweight, self.reweight = self.reweight, None
+        try:
+            yield
+        finally:
+            self.reweight = reweight
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats."""

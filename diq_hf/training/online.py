@@ -4,9 +4,12 @@ The passes are those of training, with its dropout and its precision, and nothin
 inputs are multiplied with the direction beside the graph, and gradients are looked at as they pass by.
 """
 
-from collections.abc import Callable
+import math
+import weakref
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch import nn
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.modules import as_linear
 from ..engine.probes import TokenShares
+from ..rows.batching import Batch
 from ..rows.encoded import IGNORE_INDEX
 
 
@@ -28,26 +32,23 @@ SAMPLED_TOKENS = 16
 class _Passing:
     """A batch between its forward and the end of its backward pass."""
 
-    labels: torch.Tensor
-    starts: torch.Tensor | None  # where rows begin in a flat batch
+    batch: Batch
+    rows: list[int]
     shares: torch.Tensor
     read: set[str] = field(default_factory=set)
     hidden: torch.Tensor | None = None
     targets: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
 
-    def row_sums(self, values: torch.Tensor) -> torch.Tensor:
-        if self.starts is None:
-            return values.sum(dim=1)
-        lengths = torch.diff(self.starts, append=self.starts.new_tensor([values.shape[1]])).tolist()
-        return torch.stack([part.sum() for part in values[0].split(lengths)])
-
 
 class OnlineInfluence:
-    """Reads influences off a model that is being trained with mean cross-entropy.
+    """Reads influences off a model that is being trained with the engine's own loss.
 
     What the trainer divides the loss by (tokens of the whole step, processes, accumulation) is measured, by comparing
-    gradients at a few hidden states with those of the plain loss.
+    gradients at a few hidden states with those of that loss.
+
+    The model's hooks hold nothing that keeps this object alive, and go with it: a training that was interrupted
+    leaves none once its trainer and callback are gone, nor does an error that is raised here.
 
     Args:
         engine ([`~diq_hf.engine.influence.InfluenceEngine`]):
@@ -61,17 +62,24 @@ class OnlineInfluence:
         self._rows: Callable[[int], list[int]] | None = None
         self._batches, self._passing = 0, None
         self._hooks = ExitStack()
+        weakref.finalize(self, self._hooks.close)
 
     def attach(self) -> None:
-        """Starts to read."""
-        hooks = [self.engine.model.register_forward_pre_hook(self._begin, with_kwargs=True)]
-        hooks.append(self.engine.row_loss.backbone.register_forward_hook(self._see_hidden))
-        hooks += [module.register_forward_hook(self._see(name)) for name, module in self.engine.modules.items()]
-        for hook in hooks:
-            self._hooks.callback(hook.remove)
+        """Starts to read, once however often it is called."""
+        self.detach()
+        with ExitStack() as hooks:  # all of them or none
+            for module, kind, method, *given in (
+                (self.engine.model, "register_forward_pre_hook", self._begin),
+                (self.engine.row_loss.backbone, "register_forward_hook", self._see_hidden),
+                *((module, "register_forward_hook", self._see, name) for name, module in self.engine.modules.items()),
+            ):
+                hook = getattr(module, kind)(_weakly(method, *given), with_kwargs=True)
+                hooks.callback(hook.remove)
+            self._hooks.push(hooks.pop_all())
 
     def detach(self) -> None:
         """Leaves the model as it was."""
+        self._passing = None
         self._hooks.close()
 
     def use(self, direction: Direction) -> None:
@@ -82,8 +90,9 @@ class OnlineInfluence:
             for name, module in self.engine.modules.items()
         }
 
-    def begin_step(self, rows: Callable[[int], list[int]]) -> None:
-        """Says which rows stand in each of the coming update step's batches, by the batch's number."""
+    def begin_step(self, rows: Callable[[int], list[int]] | None) -> None:
+        """Says which rows stand in each of the coming update step's batches, by the batch's number; `None`: no step
+        is coming, and nothing is read."""
         self._rows, self._batches = rows, 0
 
     def gathered(self, accelerator: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -103,60 +112,61 @@ class OnlineInfluence:
         passing, self._passing = self._passing, None
         if passing is None or passing.slopes is None or not len(passing.slopes):
             return
-        factor = self._factor(passing)
-        sums = passing.row_sums(passing.shares.double())
-        trained = passing.labels != IGNORE_INDEX
-        if passing.starts is None:
-            trained[:, 0] = False
-        else:
-            trained[0, passing.starts] = False
-        counts = passing.row_sums(trained.double())
-        rows = self._rows(self._batches - 1)
-        if len(rows) != len(sums):
-            raise ValueError(f"The batch has {len(sums)} rows where the sampler gave {len(rows)}.")
-        self.influences |= dict(zip(rows, (sums / (factor * counts)).tolist(), strict=True))
+        try:
+            factor = self._factor(passing)
+        except BaseException:
+            self.detach()
+            raise
+        batch = passing.batch
+        trained = batch.labels != IGNORE_INDEX
+        trained[:, 0] = False  # nothing before it predicts it
+        if batch.packed:
+            trained[0, list(accumulate(batch.lengths, initial=0))[:-1]] = False
+        counts = batch.row_sums(trained.long()).tolist()
+        # On the CPU: not every device has float64.
+        sums = batch.row_sums(passing.shares[:, : trained.shape[1]].cpu().double()).tolist()
+        for row, total, count in zip(passing.rows, sums, counts, strict=True):
+            self.influences[row] = total / (factor * count) if count else math.nan
 
     def _begin(self, model: nn.Module, args: tuple, inputs: dict) -> None:
-        if not (self._readers and model.training and torch.is_grad_enabled()):
+        if not (self._readers and self._rows and model.training and torch.is_grad_enabled()):
             return
         self.collect()
-        labels = inputs.get("labels")
-        if labels is None:
-            raise ValueError("`online=True` reads `labels`, and the model was called without. Pass `online=False`.")
-        starts = None
-        if inputs.get("attention_mask") is None and "position_ids" in inputs:
-            starts = (inputs["position_ids"][0] == 0).nonzero().flatten()
-        shares = torch.zeros(labels.shape, dtype=self.engine.dtype, device=labels.device)
-        self._passing = _Passing(labels.clone(), starts, shares)
+        try:
+            rows = self._rows(self._batches)
+            batch = _batch(inputs, len(rows))
+        except BaseException:
+            self.detach()
+            raise
+        shares = torch.zeros(inputs["labels"].shape, dtype=self.engine.dtype, device=batch.labels.device)
+        self._passing = _Passing(batch, rows, shares)
         self._batches += 1
 
-    def _see(self, name: str) -> Callable:
-        def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            passing = self._passing
-            # A checkpointed layer runs twice: once without a graph, or once more beside the one that is used.
-            if passing is None or name in passing.read or not (module.training and output.requires_grad):
-                return
-            passing.read.add(name)
-            reader = self._readers[name]
-            with torch.no_grad():
-                kept = reader.keep(args[0].detach().to(output.dtype))
+    def _see(self, name: str, module: nn.Module, args: tuple, inputs: dict, output: torch.Tensor) -> None:
+        passing = self._passing
+        # A checkpointed layer runs twice: once without a graph, or once more beside the one that is used.
+        if passing is None or name in passing.read or not (module.training and output.requires_grad):
+            return
+        passing.read.add(name)
+        reader = self._readers[name]
+        with torch.no_grad():
+            kept = reader.keep(args[0].detach().to(output.dtype))
 
-            def read(gradient: torch.Tensor) -> None:
-                passing.shares += reader.shares(kept, gradient).to(passing.shares)
+        def read(gradient: torch.Tensor) -> None:
+            passing.shares += reader.shares(kept, gradient).to(passing.shares)
 
-            output.register_hook(read)
+        output.register_hook(read)
 
-        return look
-
-    def _see_hidden(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def _see_hidden(self, module: nn.Module, args: tuple, inputs: dict, output: Any) -> None:
         passing, hidden = self._passing, output.last_hidden_state
         if passing is None or not (module.training and hidden.requires_grad):
             return
-        places = (passing.labels[:, 1:] != IGNORE_INDEX).nonzero()
+        labels = passing.batch.labels
+        places = (labels[:, 1:] != IGNORE_INDEX).nonzero()
         places = places[:: max(1, len(places) // SAMPLED_TOKENS)]
         places = places[:, 0], places[:, 1]
         passing.hidden = hidden.detach()[places]
-        passing.targets = passing.labels[:, 1:][places]
+        passing.targets = labels[:, 1:][places]
 
         def see(gradient: torch.Tensor) -> None:
             passing.slopes = gradient[places]
@@ -168,14 +178,54 @@ class OnlineInfluence:
         weight = self.engine.row_loss.head.weight
         hidden = passing.hidden.to(weight.device, weight.dtype).requires_grad_()
         with torch.enable_grad():
-            losses = self.engine.row_loss.token_losses(hidden, passing.targets.to(weight.device))
+            row_loss = self.engine.row_loss
+            losses = row_loss.weighted(row_loss.token_losses(hidden, passing.targets.to(weight.device)))
             (plain,) = torch.autograd.grad(losses.sum(), hidden)
-        plain, found = plain.double().flatten(), passing.slopes.to(weight.device).double().flatten()
+        plain, found = (part.cpu().double().flatten() for part in (plain, passing.slopes))
         product = torch.dot(plain, found)
         if not product > 0.98 * plain.norm() * found.norm():
             raise ValueError(
-                "`online=True` knows the plain cross-entropy, and the gradients of this training's loss are not "
-                "proportional to its (label smoothing, `loss_type='dft'` or a loss function of your own). Pass "
-                "`online=False`."
+                "`online=True` knows the loss that rows are scored by, and the gradients of this training's are not "
+                "proportional to its (a loss function of your own, for one). Pass `online=False`."
             )
         return float(product / plain.square().sum())
+
+
+def _batch(inputs: Mapping, count: int) -> Batch:
+    """The training's batch of so many rows, without the padding behind a flat one.
+
+    Raises:
+        `ValueError`: It is not made of so many rows.
+    """
+    labels, ids = inputs.get("labels"), inputs.get("input_ids")
+    if labels is None or ids is None:
+        raise ValueError(
+            "`online=True` reads `input_ids` and `labels`, and the model was called without. Pass `online=False`."
+        )
+    labels = labels.clone()
+    if inputs.get("attention_mask") is not None or "position_ids" not in inputs or len(labels) > 1:
+        found, rest = len(labels), False
+        batch = Batch(ids, labels, [labels.shape[1]] * found, packed=False)
+    else:
+        starts = (inputs["position_ids"][0] == 0).nonzero().flatten().tolist()
+        # Padding stands behind the rows, each of its tokens at position 0.
+        edges = [*starts, labels.shape[1]][: count + 1]
+        found, rest = len(edges) - 1, bool((labels[:, edges[-1] :] != IGNORE_INDEX).any())
+        lengths = [end - start for start, end in pairwise(edges)]
+        batch = Batch(ids[:, : edges[-1]], labels[:, : edges[-1]], lengths, packed=True)
+    if found != count or rest:
+        raise ValueError(
+            f"The batch has {'more' if rest else found} rows where the sampler gave {count}. Pass `online=False`."
+        )
+    return batch
+
+
+def _weakly(method: Callable, *given: Any) -> Callable:
+    """A hook that calls a method while its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def hook(*args: Any) -> None:
+        if (found := reference()) is not None:
+            found(*given, *args)
+
+    return hook

@@ -1,6 +1,6 @@
 """Scores of a trainer's own rows at its present weights, shared between its processes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,19 +8,19 @@ import torch
 from accelerate.utils import gather_object
 from datasets.utils import tqdm
 from transformers import Trainer
-from trl import DPOTrainer, SFTTrainer
 
 from ..difficulty.sources import DifficultySource, RowBatch
 from ..engine.influence import Direction, InfluenceEngine
-from ..rows.encoded import EncodedRow, RowError
-from ..rows.formats import RowEncoder
+from ..rows.encoded import RowError
 from ..rows.validation import encode_group
-from .objectives import LanguageModeling, Objective, PreferenceOptimization
+from .objectives import LanguageModeling, Objective, objective_of, spread
+from .words import RowWords
 
 
 Result = TypeVar("Result")
 
-# Rows held as tokens at once; within them batches are made of rows of like length.
+# Rows of a process held as tokens at once; within them batches are made of rows of like length. Processes wait for
+# each other after so many, and hear whether another has failed.
 CHUNK = 512
 
 
@@ -43,6 +43,12 @@ class TrainerScorer:
             So many validation rows at most, drawn at random.
         seed (`int`, *optional*, defaults to `0`):
             Seed of that draw.
+        difficulty ([`~diq_hf.difficulty.sources.DifficultySource`], *optional*):
+            The source that will be asked for, tried on a few rows.
+
+    Raises:
+        `ValueError`: The trainer's loss or its batches are not known here, no validation row has a token to train on,
+            or the source cannot read the rows.
     """
 
     def __init__(
@@ -53,31 +59,49 @@ class TrainerScorer:
         target_modules: str | Sequence[str] | None = None,
         max_validation_rows: int | None = None,
         seed: int = 0,
+        difficulty: DifficultySource | None = None,
     ):
         self.trainer, self.accelerator = trainer, trainer.accelerator
         with self.accelerator.autocast():  # the precision that it will compute in
             self.engine = InfluenceEngine(model, target_modules)
-        self.objective: Objective = (
-            PreferenceOptimization(self.engine, trainer)
-            if isinstance(trainer, DPOTrainer)
-            else LanguageModeling(self.engine)
-        )
+            self.objective: Objective = objective_of(trainer, self.engine)
         loader = trainer.callback_handler.train_dataloader
         self.dataset, self.collate = loader.dataset, loader.collate_fn
+        self.words = RowWords(trainer, self.dataset)
         self.validation = self._validation(validation, max_validation_rows, seed)
         self.validation_tokens = sum(map(self.objective.num_tokens, self.validation))
+        if difficulty is not None:
+            places = spread(len(self.dataset))
+            for row, item in zip(places, self._read(places), strict=True):
+                if item is not None:
+                    self.words.prepare(row, self.objective.sequence(item), difficulty)
 
     def direction(self) -> Direction:
         """The mean validation gradient at the present weights."""
-        share = self.validation[self.accelerator.process_index :: self.accelerator.num_processes]
-        found = self._together(lambda: self.objective.gradient(share) if share else None)
-        tensors, loss, count = {}, 0.0 if found is None else found.loss, len(share) / len(self.validation)
-        for name, module in self.engine.modules.items():
-            key = f"{name}.weight"
-            part = torch.zeros_like(module.weight, dtype=self.engine.dtype) if found is None else found.tensors[key]
-            tensors[key] = self.accelerator.reduce(part * count, "sum")
-        loss = self.accelerator.reduce(torch.tensor(loss * count, device=self.accelerator.device), "sum")
-        return Direction(tensors, len(self.validation), float(loss))
+        count, loss = len(self.validation), 0.0
+        tensors: dict[str, torch.Tensor] = {}
+
+        def add(places: Sequence[int]) -> float:
+            if not places:
+                return 0.0
+            weight = len(places) / count
+            found = self.objective.gradient([self.validation[place] for place in places])
+            for name, tensor in found.tensors.items():
+                if name in tensors:
+                    tensors[name].add_(tensor, alpha=weight)
+                else:
+                    tensors[name] = tensor.mul_(weight)
+            return found.loss * weight
+
+        for places in self._chunks(count):
+            loss += sum(self._together(add, places))
+        if self.accelerator.num_processes > 1:
+            for name, module in self.engine.modules.items():
+                part = tensors.get(f"{name}.weight")
+                if part is None:  # this process had no row
+                    part = torch.zeros_like(module.weight, dtype=self.engine.dtype)
+                tensors[f"{name}.weight"] = self.accelerator.reduce(part, "sum")
+        return Direction(tensors, count, loss)
 
     def score(
         self,
@@ -100,38 +124,24 @@ class TrainerScorer:
             its loss overflows.
         """
         names = [*(["influence", "loss"] if direction else []), *(["difficulty"] if difficulty else [])]
-        table = np.full((len(names), len(rows)), np.nan)
-        mine = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        table = {name: np.full(len(rows), np.nan) for name in names}
 
-        def score_share() -> None:
-            with tqdm(
-                total=len(rows),
-                desc="DIQ scoring",
-                unit=" rows",
-                leave=False,
-                disable=self.accelerator.process_index > 0,
-            ) as bar:
-                for start in range(0, len(mine), CHUNK):
-                    places = list(mine)[start : start + CHUNK]
-                    items = self._read([rows[i] for i in places])
-                    kept = [(place, item) for place, item in zip(places, items, strict=True) if item is not None]
-                    if kept:
-                        columns = [place for place, _ in kept]
-                        found = self._score(
-                            [item for _, item in kept], [rows[i] for i in columns], direction, difficulty
-                        )
-                        for line, name in enumerate(names):
-                            table[line, columns] = found[name]
-                    bar.update(len(places) * self.accelerator.num_processes)
+        def share(places: Sequence[int]) -> tuple[list[int], dict[str, np.ndarray]]:
+            items = self._read([rows[place] for place in places])
+            kept = [(place, item) for place, item in zip(places, items, strict=True) if item is not None]
+            if not kept:
+                return [], {}
+            places, items = map(list, zip(*kept, strict=True))
+            return places, self._score(items, [rows[place] for place in places], direction, difficulty)
 
-        self._together(score_share)
-        # A row has one process's value and zeros from the others; NaN stays NaN in a sum.
-        mask = np.zeros(len(rows), dtype=bool)
-        mask[list(mine)] = True
-        shared = self.accelerator.reduce(
-            torch.tensor(np.where(mask, table, 0.0), device=self.accelerator.device), "sum"
-        )
-        return dict(zip(names, shared.cpu().numpy(), strict=True))
+        hidden = self.accelerator.process_index > 0
+        with tqdm(total=len(rows), desc="DIQ scoring", unit=" rows", leave=False, disable=hidden) as bar:
+            for places in self._chunks(len(rows)):
+                for scored, found in self._together(share, places):
+                    for name, values in found.items():
+                        table[name][scored] = values
+                bar.update(min(CHUNK * self.accelerator.num_processes, bar.total - bar.n))
+        return table
 
     def _score(
         self, items: list, rows: list[int], direction: Direction | None, difficulty: DifficultySource | None
@@ -143,31 +153,23 @@ class TrainerScorer:
             influence[bad] = loss[bad] = np.nan
             found |= {"influence": influence, "loss": loss}
         if difficulty is not None:
-            encoder = RowEncoder(self._tokenizer, max_length=None)
+            encoder = self.words.encoder
             sequences = [self.objective.sequence(item) for item in items]
-            prepared = []
-            for row, sequence in zip(rows, sequences, strict=True):
-                try:
-                    prepared.append(difficulty.prepare(self._as_read(row, sequence, difficulty), encoder))
-                except RowError as error:
-                    raise RowError(f"Training row {row}: {error}") from error
+            prepared = [
+                self.words.prepare(row, sequence, difficulty) for row, sequence in zip(rows, sequences, strict=True)
+            ]
             batch = RowBatch(prepared, None, None, encoder, None)
-            if not difficulty.reusable:
-                losses = self.engine.losses(sequences)
-                batch = RowBatch(prepared, sequences, losses, encoder, self.engine.losses)
-            found["difficulty"] = difficulty(batch)["difficulty"]
+            # Sources look at the cross-entropy, whatever is made of it in training.
+            with self.engine.row_loss.plain():
+                if not difficulty.reusable:
+                    cross_entropy = isinstance(self.objective, LanguageModeling) and not self.objective.weighted
+                    losses = found["loss"] if found and cross_entropy else self.engine.losses(sequences)
+                    batch = RowBatch(prepared, sequences, losses, encoder, self.engine.losses)
+                found["difficulty"] = difficulty(batch)["difficulty"]
         return found
 
-    def _as_read(self, row: int, sequence: EncodedRow, difficulty: DifficultySource) -> dict:
-        """A row for a source of difficulty: its words where the trainer kept them and they are what counts, else the
-        tokens that are trained."""
-        columns = dict(self.trainer.train_dataset[row])
-        if difficulty.reusable and set(columns) & {"prompt", "messages", "conversations", "text"}:
-            return {name: value for name, value in columns.items() if name not in ("input_ids", "labels")}
-        return columns | {"input_ids": sequence.input_ids.tolist(), "labels": sequence.labels.tolist()}
-
     def _read(self, rows: Sequence[int]) -> list:
-        return self.objective.read([self.dataset[row] for row in rows], self.collate)
+        return self.objective.read(self.dataset, rows, self.collate)
 
     def _validation(self, rows: Iterable[Mapping] | None, most: int | None, seed: int) -> list:
         if rows is not None:
@@ -176,43 +178,51 @@ class TrainerScorer:
                     "Preference rows for validation are prepared by the trainer: pass them as its `eval_dataset`, not "
                     "as `validation`."
                 )
-            args = self.trainer.args
-            names = ("truncation_mode", "completion_only_loss", "assistant_only_loss", "dataset_text_field")
-            settings = {name: getattr(args, name) for name in names} if isinstance(self.trainer, SFTTrainer) else {}
-            encoder = RowEncoder(self._tokenizer, max_length=getattr(args, "max_length", None), **settings)
             rows = list(rows)
-            return encode_group([rows[i] for i in _drawn(len(rows), most, seed)], None, encoder)
+            return encode_group([rows[i] for i in _drawn(len(rows), most, seed)], None, self.words.encoder)
         sets = self.trainer.eval_dataset
         loaders = [self.trainer.get_eval_dataloader(name) for name in (sets if isinstance(sets, dict) else [None])]
         places = [(loader, i) for loader in loaders for i in range(len(loader.dataset))]
-        items = [
-            item
-            for place in _drawn(len(places), most, seed)
-            for item in self.objective.read([places[place][0].dataset[places[place][1]]], places[place][0].collate_fn)
-        ]
+        items = [item for place in _drawn(len(places), most, seed) for item in self._read_validation(*places[place])]
         if not (kept := [item for item in items if item is not None]):
             raise ValueError("No validation row has a token to train on. Pass others as `eval_dataset`.")
         return kept
 
-    @property
-    def _tokenizer(self) -> Any:
-        return getattr(self.trainer.processing_class, "tokenizer", self.trainer.processing_class)
+    def _read_validation(self, loader: Any, row: int) -> list:
+        try:
+            return self.objective.read(loader.dataset, [row], loader.collate_fn)
+        except RowError as error:
+            raise RowError(f"The evaluation set: {error}") from error
 
-    def _together(self, function: Callable[[], Result]) -> Result:
-        """Calls it in the trainer's precision; an error of one process is raised by all, so that none waits for it."""
+    def _chunks(self, count: int) -> Iterator[range]:
+        """This process's share of so many positions, chunk by chunk: as many chunks as every other has."""
+        processes = self.accelerator.num_processes
+        share = range(self.accelerator.process_index, count, processes)
+        for start in range(0, -(-count // processes), CHUNK):
+            yield share[start : start + CHUNK]
+
+    def _together(self, function: Callable[[Sequence[int]], Result], places: Sequence[int]) -> list[Result]:
+        """What a function gives in the trainer's precision, on every process.
+
+        An error of one is raised by all, so that none waits for it.
+        """
         result, error = None, None
         try:
             with self.accelerator.autocast():
-                result = function()
+                result = function(places)
         except Exception as raised:
             error = raised
-        if self.accelerator.num_processes > 1:
-            messages = gather_object([f"{type(error).__name__}: {error}" if error else ""])
-            if error is None and (others := [message for message in messages if message]):
-                raise RuntimeError(f"Another process could not score its rows: {others[0]}")
+        if self.accelerator.num_processes == 1:
+            results, message = [result], None
+        else:
+            answers = gather_object([(result, error and f"{type(error).__name__}: {error}")])
+            results = [result for result, _ in answers]
+            message = next((message for _, message in answers if message), None)
         if error is not None:
             raise error
-        return result
+        if message is not None:
+            raise RuntimeError(f"Another process could not score its rows: {message}")
+        return results
 
 
 def _drawn(count: int, most: int | None, seed: int) -> list[int]:

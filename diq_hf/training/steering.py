@@ -246,6 +246,7 @@ class Steering:
                 callback.target_modules,
                 callback.max_validation_rows,
                 self.seed,
+                self.difficulty if callback.strategy in ("diq", "difficulty") else None,
             )
         return self.scorer
 

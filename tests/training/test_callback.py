@@ -681,7 +681,7 @@ def test_online_is_refused(train_rows, eval_rows, preferences, tmp_path):
     with pytest.raises(ValueError, match="knows no PreferenceOptimization"):
         trainer.train()
     trainer = make_trainer(
-        "sft", train_rows, eval_rows, tmp_path, DIQCallback(online=True), max_steps=1, loss_type="dft"
+        "sft", train_rows, eval_rows, tmp_path, DIQCallback(online=True), max_steps=1, label_smoothing_factor=0.1
     )
-    with pytest.raises(ValueError, match="not proportional"):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor=0\.1 makes another"):
         trainer.train()
