@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value
 
-from ..columns import class_label_numbers, labels_as_numbers
+from ..columns import class_label_numbers, label_values
 from ..difficulty.sources import DifficultySource, difficulty_source
 from ..selection.quadrants import STRATEGY_COLUMNS, QuadrantRule, score_columns, select_subset
 
@@ -194,20 +194,23 @@ def read_scores(
         columns.pop("difficulty", None)
         if isinstance(difficulty, str) and difficulty.startswith("column:"):
             columns["difficulty"] = difficulty.removeprefix("column:")
+    scores = {}
     for score, column in columns.items():
         if column not in names:
             raise ValueError(f"The training set has no column {column!r}; it has {sorted(names)}.")
         feature = dataset.features[column]
-        number = isinstance(feature, Value) and feature.dtype.startswith(("float", "int", "uint", "bool"))
-        if not number and class_label_numbers(feature, column) is None:
+        if (numbers := class_label_numbers(feature, column)) is not None:
+            values = label_values(dataset.with_format(None)[column][:], numbers)
+            scores[score] = np.array(values, dtype=np.float64)  # with NaN for None
+        elif isinstance(feature, Value) and feature.dtype.startswith(("float", "int", "uint", "bool")):
+            scores[score] = score_columns(dataset, [column])[column]
+        else:
             other = "" if score != "difficulty" else ", or name another difficulty: `DIQCallback(difficulty='ifd')`"
             raise ValueError(
                 f"The training set's column {column!r} holds no numbers but {feature}, and would be taken as {score}. "
                 f"Rename it{other}."
             )
-    wanted = sorted(set(columns.values()))
-    values = score_columns(labels_as_numbers(dataset.select_columns(wanted), wanted), wanted) if wanted else {}
     source = None
     if "difficulty" not in columns:
         source = difficulty_source("ifd" if difficulty is None else difficulty)
-    return {score: values[column] for score, column in columns.items()}, source
+    return scores, source
