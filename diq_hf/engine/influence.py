@@ -31,6 +31,10 @@ from .projections import Projection
 from .tensor_files import load_tensors, save_tensors
 
 
+class NonFiniteLossError(ValueError):
+    """A validation row's loss is infinite or no number, so there is no mean gradient."""
+
+
 @dataclass(frozen=True)
 class Direction:
     """The mean validation gradient ḡ_val.
@@ -156,7 +160,7 @@ class InfluenceEngine:
             for batch, (losses, parts) in self.budget.run(rows, gradients):
                 for i, loss in zip(batch, losses, strict=True):
                     if not math.isfinite(loss):
-                        raise ValueError(
+                        raise NonFiniteLossError(
                             f"Validation row {i} has a loss of {loss}. Check the row and the model's dtype "
                             "(fp16 overflows where bf16 and fp32 do not)."
                         )

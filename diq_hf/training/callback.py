@@ -1,21 +1,17 @@
 """`DIQCallback`: a trainer that keeps choosing the rows it trains on, with the weights it has by then."""
 
-import copy
-import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.utils import logging
 
 from ..difficulty.sources import DifficultySource
-from ..selection.quadrants import STRATEGIES, row_budget
+from .plan import StepPlan
+from .settings import Settings
 from .steering import Steering
-from .trainers import calling_trainer, check_trainer
-
-
-logger = logging.get_logger(__name__)
+from .trainers import BOUND, Binding, bound_trainer, calling_trainer, check_trainer
 
 
 class DIQCallback(TrainerCallback, ExportableState):
@@ -25,8 +21,18 @@ class DIQCallback(TrainerCallback, ExportableState):
     from the pool's `difficulty` and `influence` columns, or by scoring it before the first step. Then, after each pass
     over the selection, candidates are scored with the present weights and the next selection is made from them.
 
-    Neither trainer nor dataset is replaced: a sampler of the pool's length is installed, which draws from the
-    selection alone. Scoring changes nothing else; the weights after n steps on the same rows are bit for bit the same.
+    Trainer, arguments and dataset are not replaced: when training begins, a sampler of the pool's length is put into
+    the trainer's loader, which draws from the selection alone, and the steps of its state and its schedule of the
+    learning rate are made as many as the budget comes to. Scoring changes nothing else; the weights after n steps on
+    the same rows are bit for bit the same.
+
+    A new selection starts with the first update step whose rows were not fetched yet: one step later, and with
+    `dataloader_num_workers` several (`dataloader_prefetch_factor` batches a worker). Where a pass is as short as
+    that, it trains mostly the selection before; take fewer workers, or a larger `rescore_every`.
+
+    All that cannot be steered or scored is refused before the first step: by the trainer's constructor as far as it is
+    known there, else by `train()`. A validation loss that is not finite ends a training only there, too: later the
+    selection is kept, with a warning.
 
     Args:
         ratio (`float`, *optional*, defaults to `0.1`):
@@ -56,7 +62,7 @@ class DIQCallback(TrainerCallback, ExportableState):
             So many validation rows at most, drawn at random; `None` takes all.
         budget (`str`, *optional*, defaults to `"subset"`):
             `"subset"`: `num_train_epochs` counts passes over the selection, so a tenth of the rows costs a tenth of
-            the steps; the trainer's `args.max_steps` is set for that, unless you set it. `"pool"`: as many steps as
+            the steps, unless you set `max_steps`; `trainer.state.max_steps` has the number. `"pool"`: as many steps as
             without the callback. What the trainer itself counts in epochs (`eval_strategy="epoch"`, say) is passes
             over the pool either way.
         report_only (`bool`, *optional*, defaults to `False`):
@@ -64,6 +70,8 @@ class DIQCallback(TrainerCallback, ExportableState):
         online (`bool`, *optional*, defaults to `False`):
             Also read the influence of the rows being trained off their own forward and backward passes, dropout
             included, so that their scores are of their last step and not of the last scoring. Cross-entropy only.
+            The validation gradient that they are read on stands beside each checkpoint, and a resumed run looks for it
+            where that checkpoint was saved, and in `args.resume_from_checkpoint`.
         target_modules (`str` or `list[str]`, *optional*):
             As in [`DIQScorer`], for a model without an adapter.
         log_selection (`bool`, *optional*, defaults to `True`):
@@ -72,8 +80,8 @@ class DIQCallback(TrainerCallback, ExportableState):
             By default the trainer's `data_seed`, else its `seed`.
 
     Raises:
-        `ValueError`: The trainer cannot be steered (packing, a stream, FSDP, ZeRO-3, no validation rows). The message
-            says what to change.
+        `ValueError`: The trainer cannot be steered (packing, a stream, FSDP, ZeRO-3, a sampler of your own, no
+            validation rows). The message says what to change.
 
     Example:
 
@@ -106,44 +114,31 @@ class DIQCallback(TrainerCallback, ExportableState):
         log_selection: bool = True,
         seed: int | None = None,
     ):
-        for name, value, allowed in (
-            ("rescore_unit", rescore_unit, ("passes", "steps")),
-            ("strategy", strategy, STRATEGIES),
-            ("budget", budget, ("subset", "pool")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` is {value!r}; choose from {list(allowed)}.")
-        if rescore_every is not None and rescore_every < 1:
-            raise ValueError(f"`rescore_every` must be at least 1 or None, got {rescore_every}.")
-        if candidates is not None and candidates < 1.25:
-            raise ValueError(f"`candidates` must be at least 1.25 times the selection or None, got {candidates}.")
-        if online and report_only:
-            raise ValueError("`online=True` needs to know which rows are trained, which `report_only=True` does not.")
-        if not 0 <= warmup_ratio < 1:
-            raise ValueError(f"`warmup_ratio` must be in [0, 1), got {warmup_ratio}.")
-        row_budget(1, ratio if num_rows is None else None, num_rows)
-        self.ratio = ratio
-        self.num_rows = None if num_rows is None else int(num_rows)
-        self.rescore_every = rescore_every
-        self.rescore_unit = rescore_unit
-        self.candidates = candidates
-        self.validation = None if validation is None else list(validation)
-        self.difficulty = difficulty
-        self.strategy = strategy
-        self.difficulty_percentile = difficulty_percentile
-        self.warmup_ratio = warmup_ratio
-        self.max_validation_rows = max_validation_rows
-        self.budget = budget
-        self.report_only = report_only
-        self.online = online
-        self.target_modules = target_modules
-        self.log_selection = log_selection
-        self.seed = seed
+        self.settings = Settings(
+            ratio=ratio,
+            num_rows=None if num_rows is None else int(num_rows),
+            rescore_every=rescore_every,
+            rescore_unit=rescore_unit,
+            candidates=candidates,
+            validation=None if validation is None else list(validation),
+            difficulty=difficulty,
+            strategy=strategy,
+            difficulty_percentile=difficulty_percentile,
+            warmup_ratio=warmup_ratio,
+            max_validation_rows=max_validation_rows,
+            budget=budget,
+            report_only=report_only,
+            online=online,
+            target_modules=target_modules,
+            log_selection=log_selection,
+            seed=seed,
+        )
         self.saved: dict | None = None
         self._run: Steering | None = None
+        self._plan: StepPlan | None = None
 
     def bind(self, trainer: Trainer) -> None:
-        """Checks a trainer and plans its steps. Only needed for a callback that is added to a finished trainer.
+        """Checks a trainer. Only needed for a callback that is added to a finished trainer.
 
         Args:
             trainer ([`~transformers.Trainer`]):
@@ -152,45 +147,32 @@ class DIQCallback(TrainerCallback, ExportableState):
         Raises:
             `ValueError`: It cannot be steered.
         """
-        check_trainer(trainer, needs_validation=self.validation is None)
-        if sum(isinstance(callback, DIQCallback) for callback in trainer.callback_handler.callbacks) > 1:
-            raise ValueError("The trainer has more than one DIQCallback, and each would choose its rows. Keep one.")
-        # The trainer may replace a callback by one made from a checkpoint; what that cannot hold is found here.
-        trainer._diq_callback = self
-        planned = self._plan(trainer)
-        if planned is None:
-            return
-        # A copy: the same arguments may serve a trainer without the callback.
-        trainer.args = args = copy.copy(trainer.args)
-        args.max_steps = trainer._diq_max_steps = planned
-        size = len(trainer.train_dataset)
-        selected = self.num_selected(size)
-        if trainer.is_world_process_zero():
-            logger.warning(
-                f"DIQCallback trains on {selected} of {size} rows at a time: {args.num_train_epochs:g} passes over "
-                f"them are max_steps={args.max_steps}. For another length set it, or pass `budget='pool'`."
-            )
+        check_trainer(trainer, self.settings)
+        _check_alone(trainer)
+        # A schedule that is there before the trainer made one is the user's.
+        own = trainer.lr_scheduler is not None and not getattr(trainer, "_created_lr_scheduler", False)
+        BOUND[trainer] = Binding(self.settings, own_schedule=own)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self.bind(calling_trainer())
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        trainer = calling_trainer()
-        given = getattr(trainer, "_diq_callback", None)
-        if given is None:
-            raise ValueError(
-                "DIQCallback was added after the trainer was made, too late to plan its steps. Pass it as "
-                "`callbacks=[...]`, or call `callback.bind(trainer)` before `trainer.train()`."
-            )
-        if trainer.args.max_steps == getattr(trainer, "_diq_max_steps", None) != self._plan(trainer):
-            raise ValueError(
-                f"{self._plan(trainer)} steps are to be trained and {trainer.args.max_steps} were planned: arguments "
-                "changed after the trainer was made. Call `callback.bind(trainer)` before `trainer.train()`."
-            )
         if self._run is not None:  # of a training that was interrupted
             self._run.detach()
-        if given is not self:  # the trainer made this one from a checkpoint, which holds plain settings alone
-            self.validation, self.difficulty = given.validation, given.difficulty
+            self._run = None
+        if (trainer := bound_trainer(state)) is None:
+            raise ValueError(
+                "DIQCallback was added after the trainer was made, and has not seen it. Pass it as `callbacks=[...]`, "
+                "or call `callback.bind(trainer)` before `trainer.train()`."
+            )
+        _check_alone(trainer)
+        given = BOUND[trainer]
+        # The trainer may have made this one from a checkpoint, which holds plain settings alone.
+        self.settings = replace(
+            self.settings, validation=given.settings.validation, difficulty=given.settings.difficulty
+        )
+        check_trainer(trainer, self.settings)  # arguments may have changed since
+        self._plan = StepPlan(trainer, state, self.settings, given.own_schedule)
         if state.global_step and state.global_step >= state.max_steps:
             raise ValueError(
                 f"The checkpoint is at step {state.global_step}, and {state.max_steps} steps are planned. Set "
@@ -199,18 +181,15 @@ class DIQCallback(TrainerCallback, ExportableState):
         name = type(self).__name__
         stored = state.stateful_callbacks.get(name) or {}
         self.saved = stored.get("attributes", {}).get("saved")
-        self._run = Steering(self, trainer, kwargs["model"])
-        if state.global_step and self.saved:
-            self._run.restore(self.saved, state)
-        else:
-            self._run.begin(state, control)
+        self._run = Steering(self.settings, trainer, kwargs["model"])
+        self._run.begin(state, control, self.saved if state.global_step else None)
         # A checkpoint that was saved without this callback has no place for its state, and the next one wants it.
         state.stateful_callbacks[name] = self.state()
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._plan.begin_epoch(state)
         # The trainer tells the sampler too, but not through every loader that skips a resumed epoch's first batches.
-        if self._run.sampler is not None:
-            self._run.sampler.set_epoch(math.floor(state.epoch or 0))
+        self._run.sampler.set_epoch(math.floor(state.epoch or 0))
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._run.begin_step(state)
@@ -224,34 +203,29 @@ class DIQCallback(TrainerCallback, ExportableState):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._run.gather()  # a checkpoint may follow
+        self._plan.end_epoch(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._run.save(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        self._run.end(state)
+        self._plan.begin_epoch(state)
+        self._run.end()
         self.saved, self._run = self._run.saved(), None
-
-    def state(self) -> dict:
-        """What a checkpoint keeps: plain settings, the selections, and the last known scores."""
-        names = set(inspect.signature(type(self)).parameters) - {"validation", "difficulty"}
-        saved = self.saved if self._run is None else self._run.saved()
-        return {"args": {name: getattr(self, name) for name in names}, "attributes": {"saved": saved}}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self._run is not None:
             self._run.gather()  # a checkpoint of the best may follow
 
-    def _plan(self, trainer: Trainer) -> int | None:
-        """Steps that the budget comes to, or `None` where it is the user's or the pool's."""
-        args, selected = trainer.args, self.num_selected(len(trainer.train_dataset))
-        of_the_user = args.max_steps > 0 and args.max_steps != getattr(trainer, "_diq_max_steps", None)
-        if self.budget == "pool" or self.report_only or of_the_user:
-            return None
-        return math.ceil(args.num_train_epochs * selected / trainer.get_total_train_batch_size(args))
+    def state(self) -> dict:
+        """What a checkpoint keeps: plain settings, the selections, and the last known scores."""
+        saved = self.saved if self._run is None else self._run.saved()
+        return {"args": self.settings.plain(), "attributes": {"saved": saved}}
 
-    def num_selected(self, size: int) -> int:
-        """Rows of a pool that are trained at a time."""
-        if self.num_rows is not None and self.num_rows > size:
-            raise ValueError(f"`num_rows` is {self.num_rows} and the training set has {size} rows. Lower it.")
-        return row_budget(size, self.ratio if self.num_rows is None else None, self.num_rows)
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_run": None, "_plan": None}  # a training stays with its trainer
+
+
+def _check_alone(trainer: Trainer) -> None:
+    if sum(isinstance(callback, DIQCallback) for callback in trainer.callback_handler.callbacks) > 1:
+        raise ValueError("The trainer has more than one DIQCallback, and each would choose its rows. Keep one.")

@@ -1,11 +1,14 @@
 """What is known of a pool's rows while a trainer learns from them, and which rows follow from it. Numbers only."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 
-from ..selection.quadrants import STRATEGY_COLUMNS, QuadrantRule, select_subset
+from ..columns import class_label_numbers, label_values
+from ..difficulty.sources import DifficultySource, difficulty_source
+from ..selection.quadrants import STRATEGY_COLUMNS, QuadrantRule, score_columns, select_subset
 
 
 # Of the candidates beside the present selection, one in so many is drawn from the rows that are not among the best.
@@ -98,8 +101,8 @@ class Pool:
             usable = np.isfinite(columns["difficulty"]) & np.isfinite(columns["influence"])
             rule = self._rule(scored, columns, usable, weights)
             quadrants = rule.codes(columns["difficulty"], columns["influence"])
-        elif name := {"influence": "influence", "difficulty": "difficulty", "loss": "loss"}.get(self.strategy):
-            usable = np.isfinite(self.scores[name][rows])
+        elif self.strategy in SCORES:
+            usable = np.isfinite(self.scores[self.strategy][rows])
         columns |= {"row": rows, STRATEGY_COLUMNS["length"]: self.num_tokens[rows]}
         subset = select_subset(
             Dataset.from_dict(columns),
@@ -169,3 +172,45 @@ class Pool:
             float(np.percentile(difficulty[np.isfinite(difficulty)].astype(float), self.difficulty_percentile)),
             float(influence),
         )
+
+
+def read_scores(
+    dataset: Any, difficulty: str | DifficultySource | None
+) -> tuple[dict[str, np.ndarray], DifficultySource | None]:
+    """Scores that a trainer's rows come with, and where their difficulty comes from if they have none.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or any other):
+            The trainer's `train_dataset`.
+        difficulty (`str` or [`~diq_hf.difficulty.sources.DifficultySource`], *optional*):
+            See [`~diq_hf.DIQCallback`].
+
+    Raises:
+        `ValueError`: A column of that name holds no numbers.
+    """
+    names = dataset.column_names if isinstance(dataset, Dataset) else []
+    columns = {name: name for name in SCORES if name in names}
+    if difficulty is not None:
+        columns.pop("difficulty", None)
+        if isinstance(difficulty, str) and difficulty.startswith("column:"):
+            columns["difficulty"] = difficulty.removeprefix("column:")
+    scores = {}
+    for score, column in columns.items():
+        if column not in names:
+            raise ValueError(f"The training set has no column {column!r}; it has {sorted(names)}.")
+        feature = dataset.features[column]
+        if (numbers := class_label_numbers(feature, column)) is not None:
+            values = label_values(dataset.with_format(None)[column][:], numbers)
+            scores[score] = np.array(values, dtype=np.float64)  # with NaN for None
+        elif isinstance(feature, Value) and feature.dtype.startswith(("float", "int", "uint", "bool")):
+            scores[score] = score_columns(dataset, [column])[column]
+        else:
+            other = "" if score != "difficulty" else ", or name another difficulty: `DIQCallback(difficulty='ifd')`"
+            raise ValueError(
+                f"The training set's column {column!r} holds no numbers but {feature}, and would be taken as {score}. "
+                f"Rename it{other}."
+            )
+    source = None
+    if "difficulty" not in columns:
+        source = difficulty_source("ifd" if difficulty is None else difficulty)
+    return scores, source

@@ -2,85 +2,132 @@
 
 import math
 import time
+import weakref
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from datasets import Dataset
+from accelerate.utils import gather_object
+from torch import nn
 from transformers import Trainer, TrainerControl, TrainerState
 from transformers.utils import logging
 
-from ..difficulty.sources import DifficultySource, difficulty_source
-from ..digest import tensors_digest
-from ..engine.influence import Direction
+from ..difficulty.sources import DifficultySource
+from ..engine.influence import Direction, NonFiniteLossError
 from ..reporting.figures import plot_moves
-from ..selection.quadrants import QUADRANTS, score_columns
+from ..selection.quadrants import QUADRANTS
+from .directions import digest, find_direction, save_direction
 from .history import SelectionHistory, pack, unpack
 from .objectives import LanguageModeling
 from .online import OnlineInfluence
-from .pool import SCORES, Choice, Pool
+from .pool import Choice, Pool, read_scores
 from .rescoring import TrainerScorer
 from .sampler import SelectionSampler
-from .trainers import price_of_training, row_lengths
+from .settings import Settings
+from .trainers import install, pool_lengths, price_of_training
 
 
 logger = logging.get_logger(__name__)
 
+# What reads off a model that is being trained.
+READERS: WeakKeyDictionary[nn.Module, weakref.ref[OnlineInfluence]] = WeakKeyDictionary()
+
 
 class Steering:
-    """One training: from its first step, or the one it is resumed at, to its last."""
+    """One training: from its first step, or the one it is resumed at, to its last.
 
-    def __init__(self, callback: Any, trainer: Trainer, model: Any):
-        self.callback, self.trainer, self.model = callback, trainer, model
-        args, loader = trainer.args, trainer.callback_handler.train_dataloader
+    Whatever cannot be steered or scored is refused here, before the first step.
+
+    Args:
+        settings ([`Settings`]):
+            What was asked for.
+        trainer ([`~transformers.Trainer`]):
+            The trainer, about to train.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Its bare model.
+
+    Raises:
+        `ValueError`: The trainer's loader, loss, rows or model are not such as can be steered or scored.
+    """
+
+    def __init__(self, settings: Settings, trainer: Trainer, model: Any):
+        self.settings, self.trainer, self.model = settings, trainer, model
+        if (former := READERS.pop(model, None)) and (online := former()):  # of a training that was interrupted
+            online.detach()
+        args = trainer.args
         seed = args.seed if args.data_seed is None else args.data_seed
-        self.seed = seed if callback.seed is None else callback.seed
-        num_tokens = row_lengths(loader.dataset)
-        self.num_selected = callback.num_selected(len(num_tokens))
+        self.seed = seed if settings.seed is None else settings.seed
+        num_tokens = pool_lengths(trainer)
+        self.num_selected = settings.num_selected(len(num_tokens))
         self.pool = Pool(
-            num_tokens, self.num_selected, callback.strategy, callback.difficulty_percentile, seed=self.seed
+            num_tokens, self.num_selected, settings.strategy, settings.difficulty_percentile, seed=self.seed
         )
+        scores, self.difficulty = read_scores(trainer.train_dataset, settings.difficulty)
+        self.pool.update(np.arange(len(num_tokens)), scores)
         self.step_size = trainer.get_total_train_batch_size(args)
-        self.steps_per_epoch = -(-len(loader) // args.gradient_accumulation_steps)
-        self.sampler: SelectionSampler | None = None
-        if not callback.report_only:
-            by_length = args.train_sampling_strategy == "group_by_length"
-            self.sampler = SelectionSampler(
-                len(num_tokens),
-                self.step_size // args.gradient_accumulation_steps,
-                args.gradient_accumulation_steps,
-                self.seed,
-                shuffle=args.train_sampling_strategy != "sequential",
-                lengths=num_tokens if by_length else None,
-                drop_last=args.dataloader_drop_last,
-            )
-            loader.set_sampler(self.sampler)
-        self.history = SelectionHistory(Path(args.output_dir) / "diq") if callback.log_selection else None
+        self.sampler = SelectionSampler(
+            len(num_tokens),
+            self.step_size // args.gradient_accumulation_steps,
+            args.gradient_accumulation_steps,
+            self.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            lengths=num_tokens if args.train_sampling_strategy == "group_by_length" else None,
+            drop_last=args.dataloader_drop_last,
+        )
+        if not settings.report_only:
+            install(self.sampler, trainer)
+        self.history = SelectionHistory(Path(args.output_dir) / "diq") if settings.log_selection else None
         self.scorer: TrainerScorer | None = None
-        self.difficulty: DifficultySource | None = None
-        self.last_step: int | None = None  # after which rows were last selected; None while warming up
-        self.scored_again = False
         self.online: OnlineInfluence | None = None
-        self.position = 0  # before which no selection starts
+        self.last_step: int | None = None  # after which rows were last selected; None while warming up
+        self.first_step = self.first_at = 0  # where this training begins, and the earliest step to select after
+        self.scored_again = False
         self.started, self.scoring_seconds, self.scored_rows = time.perf_counter(), 0.0, 0
-        self._read_columns()
+        if self._will_score():
+            self.scorer = TrainerScorer(
+                trainer,
+                model,
+                settings.validation,
+                settings.target_modules,
+                settings.max_validation_rows,
+                self.seed,
+                self.difficulty if "difficulty" in self._missing() else None,
+            )
+            if settings.online and not isinstance(objective := self.scorer.objective, LanguageModeling):
+                raise ValueError(f"`online=True` knows no {type(objective).__name__}. Pass `online=False`.")
 
-    def begin(self, state: TrainerState, control: TrainerControl) -> None:
-        """At the first step, or at the step of a checkpoint that was saved without the callback."""
-        epoch, step = divmod(state.global_step, self.steps_per_epoch)
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)
-            self.sampler.select(np.arange(len(self.pool.num_tokens)))
-            skipped = 0 if self.trainer.args.ignore_data_skip else step
-            self.position = epoch * len(self.sampler) + skipped * self.step_size
-        self._clear_history()
-        if self.callback.online:
+    def _will_score(self) -> bool:
+        settings = self.settings
+        again = settings.rescore_every is not None and settings.changing
+        return settings.online or again or bool(self._missing())
+
+    def _missing(self) -> list[str]:
+        """Scores that the first selection needs and the pool has not."""
+        return [name for name in self.settings.needed if not np.isfinite(self.pool.scores[name]).any()]
+
+    def begin(self, state: TrainerState, control: TrainerControl, saved: dict | None = None) -> None:
+        """Before the first step.
+
+        Args:
+            state ([`~transformers.TrainerState`]):
+                The trainer's state, at the step of a checkpoint if it is resumed.
+            control ([`~transformers.TrainerControl`]):
+                The trainer's control.
+            saved (`dict`, *optional*):
+                What [`~Steering.saved`] gave for that checkpoint, if it was saved with the callback.
+        """
+        self.first_step = state.global_step
+        self.sampler.begin(state.global_step, skip=not self.trainer.args.ignore_data_skip)
+        if self.history is not None and self.trainer.is_world_process_zero():
+            self.history.clear(state.global_step if saved else -1)
+        if saved:
+            self._restore(saved, state)
+            return
+        self.sampler.select(np.arange(len(self.pool.num_tokens)), start=self.sampler.epoch * len(self.sampler))
+        if self.settings.online:
             self._start_online()
         self.step(state, control)
-
-    def _clear_history(self, after: int = -1) -> None:
-        if self.history is not None and self.trainer.is_world_process_zero():
-            self.history.clear(after)
 
     def detach(self) -> None:
         """Leaves the model as it was."""
@@ -89,17 +136,10 @@ class Steering:
 
     def begin_step(self, state: TrainerState) -> None:
         """Before every update step."""
-        if self.online is None:
-            return
-        epoch, step = divmod(state.global_step, self.steps_per_epoch)
-        each = self.sampler.batch_size // self.trainer.accelerator.num_processes
-        first = epoch * len(self.sampler) + step * self.step_size + self.trainer.accelerator.process_index * each
-
-        def rows(batch: int) -> list[int]:
-            start = first + batch * self.sampler.batch_size
-            return self.sampler.rows(start, start + each)
-
-        self.online.begin_step(rows)
+        if self.online is not None:
+            step, accelerator = state.global_step, self.trainer.accelerator
+            here = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
+            self.online.begin_step(lambda batch: self.sampler.batch_rows(step, batch, **here))
 
     def collect(self) -> None:
         """After every backward pass."""
@@ -115,17 +155,19 @@ class Steering:
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """After every update step: selects anew if it is time to."""
         done = state.global_step
+        if self.online is not None:
+            self.online.begin_step(None)  # nothing is read between steps, nor after an error there
         if control.should_save:
             self.gather()
         if done >= state.max_steps:
             return
         if self.last_step is None:
-            if done >= math.ceil(self.callback.warmup_ratio * state.max_steps):
+            if done >= max(math.ceil(self.settings.warmup_ratio * state.max_steps), self.first_at):
                 self._select_first(state, control)
-        elif self.callback.rescore_every is not None and (done - self.last_step) % self._interval() == 0:
+        elif self.settings.rescore_every is not None and (done - self.last_step) % self._interval() == 0:
             self._select_again(state, control)
 
-    def end(self, state: TrainerState) -> None:
+    def end(self) -> None:
         """Draws the history, and says what scoring took."""
         self.detach()
         if not self.trainer.is_world_process_zero():
@@ -134,7 +176,7 @@ class Steering:
             f"DIQCallback scored {self.scored_rows} rows in {self.scoring_seconds:.0f} s, {self._share():.1%} of the "
             "time since training began."
         )
-        if self.callback.rescore_every is not None and not self.scored_again and self.scorer is not None:
+        if self.settings.rescore_every is not None and not self.scored_again and self.scorer is not None:
             logger.warning(
                 "Rows were never scored again: the training did not pay for it, with "
                 f"{self.scorer.validation_tokens} tokens of validation rows to begin with. Lower "
@@ -148,58 +190,78 @@ class Steering:
             logger.warning(f"The history has no picture. {error}")
 
     def _select_first(self, state: TrainerState, control: TrainerControl) -> None:
-        strategy, scores = self.callback.strategy, self.pool.scores
-        needed = {"diq": ("difficulty", "influence"), "random": (), "length": ()}.get(strategy, (strategy,))
-        missing = [name for name in needed if not np.isfinite(scores[name]).any()]
-        if missing:
-            self._score(
-                np.arange(len(self.pool.num_tokens)),
-                "influence" in missing or "loss" in missing,
-                self.difficulty if "difficulty" in missing else None,
-            )
+        if missing := self._missing():
+            difficulty = self.difficulty if "difficulty" in missing else None
+            influence = bool({"influence", "loss"} & set(missing))
+            if not self._score(state, np.arange(len(self.pool.num_tokens)), influence, difficulty):
+                self.first_at = state.global_step + math.ceil(self.num_selected / self.step_size)
+                return
         self._take(self.pool.choose(), state, control)
 
     def _select_again(self, state: TrainerState, control: TrainerControl) -> None:
         """Scores candidates with the present weights and selects among them."""
         self.gather()
-        strategy = self.callback.strategy
-        if strategy not in ("diq", "influence", "loss"):  # nothing that training changes
-            if strategy == "random":
+        if not self.settings.changing:
+            if self.settings.strategy == "random":
                 self._take(self.pool.choose(), state, control)
             return
         rows, weights = np.arange(len(self.pool.num_tokens)), None
-        if self.callback.candidates is not None:
+        if self.settings.candidates is not None:
             steps = state.global_step - self.last_step
             trained = steps * self.step_size * float(self.pool.num_tokens[self.pool.selection].mean())
-            self._make_scorer()
             paid = trained * price_of_training(self.trainer) - self.scorer.validation_tokens
-            rows, weights = self.pool.candidates(int(self.callback.candidates * self.num_selected), paid)
+            rows, weights = self.pool.candidates(int(self.settings.candidates * self.num_selected), paid)
             if len(rows) < min(1.25 * self.num_selected, len(self.pool.num_tokens)):
                 return  # a later pass will have paid for more
-        self._score(rows, True, None)
-        self.scored_again = True
-        self._take(self.pool.choose(rows, weights), state, control)
+        if self._score(state, rows, True, None):
+            self.scored_again = True
+            self._take(self.pool.choose(rows, weights), state, control)
 
-    def _score(self, rows: np.ndarray, influence: bool, difficulty: DifficultySource | None) -> None:
-        start = time.perf_counter()
-        self._make_scorer()
-        direction = self.scorer.direction() if influence else None
-        if self.online is not None and direction is not None:
-            self.online.use(direction)
-        found = self.scorer.score(rows, direction, difficulty)
-        self.pool.update(rows, found)
+    def _score(self, state: TrainerState, rows: np.ndarray, influence: bool, source: DifficultySource | None) -> bool:
+        """Scores rows with the present weights.
+
+        Returns:
+            `bool`: Whether there are scores. Before the first step it is an error if there are none; a training that
+            has begun goes on without, for it would be lost.
+        """
+        start, begins = time.perf_counter(), state.global_step == self.first_step
+        try:
+            direction = self.scorer.direction() if influence else None
+        except (NonFiniteLossError, RuntimeError) as error:
+            # Of another process's error there are the words alone.
+            if begins or NonFiniteLossError.__name__ not in f"{type(error).__name__}: {error}":
+                raise
+            self._warn_of_divergence(state, str(error))
+            return False
+        found = self.scorer.score(rows, direction, source)
         self.scored_rows += len(rows)
         self.scoring_seconds += time.perf_counter() - start
+        if not begins and (empty := [name for name, values in found.items() if not np.isfinite(values).any()]):
+            self._warn_of_divergence(state, f"None of {len(rows)} rows has a finite {empty[0]}.")
+            return False
+        self.pool.update(rows, found)
+        if self.online is not None and direction is not None:
+            self.online.use(direction)
         for name, values in found.items():
             if (missing := int(np.isnan(values).sum())) and self.trainer.is_world_process_zero():
                 logger.warning(f"{missing} of {len(rows)} rows have no finite {name}; they are not selected.")
+        return True
+
+    def _warn_of_divergence(self, state: TrainerState, reason: str) -> None:
+        if self.trainer.is_world_process_zero():
+            logger.warning(
+                f"Rows could not be scored after step {state.global_step}, and training goes on with those it has. "
+                f"{reason} Has it diverged? Lower the learning rate, or train in bf16 or fp32."
+            )
 
     def _take(self, choice: Choice, state: TrainerState, control: TrainerControl) -> None:
         """Trains on the chosen rows from the next step on, and reports them."""
         before, selection = self.pool.selection, choice.selection
         self.pool.selection, self.last_step = selection, state.global_step
-        if self.sampler is not None:
-            self.sampler.select(selection, at=self.position)
+        begin = self.sampler.next_start(state.global_step)
+        if self.trainer.accelerator.num_processes > 1:  # of which one alone may read, and dispatch to the others
+            begin = max(gather_object([begin]))
+        self.sampler.select(selection, begin, state.global_step)
         if self.trainer.is_world_process_zero() and self.history is not None:
             self.history.add(state.global_step, self.pool, choice)
         if len(selection) < self.num_selected and self.trainer.is_world_process_zero():
@@ -228,33 +290,18 @@ class Steering:
 
     def _interval(self) -> int:
         """Update steps between two scorings."""
-        every = self.callback.rescore_every
-        if self.callback.rescore_unit == "steps":
+        every = self.settings.rescore_every
+        if self.settings.rescore_unit == "steps":
             return every
         return math.ceil(every * len(self.pool.selection) / self.step_size)
 
     def _share(self) -> float:
         return self.scoring_seconds / max(time.perf_counter() - self.started, 1e-9)
 
-    def _make_scorer(self) -> TrainerScorer:
-        if self.scorer is None:
-            callback = self.callback
-            self.scorer = TrainerScorer(
-                self.trainer,
-                self.model,
-                callback.validation,
-                callback.target_modules,
-                callback.max_validation_rows,
-                self.seed,
-                self.difficulty if callback.strategy in ("diq", "difficulty") else None,
-            )
-        return self.scorer
-
     def _start_online(self, direction: Direction | None = None) -> None:
         start = time.perf_counter()
-        if not isinstance((objective := self._make_scorer().objective), LanguageModeling):
-            raise ValueError(f"`online=True` knows no {type(objective).__name__}. Pass `online=False`.")
         self.online = OnlineInfluence(self.scorer.engine)
+        READERS[self.model] = weakref.ref(self.online)
         self.online.use(self.scorer.direction() if direction is None else direction)
         self.online.attach()
         self.scoring_seconds += time.perf_counter() - start
@@ -262,42 +309,18 @@ class Steering:
     def save(self, state: TrainerState) -> None:
         """Beside a checkpoint: the direction that rows are being read on, which its weights no longer give."""
         if self.online is not None and self.trainer.is_world_process_zero():
-            direction = self.online.direction
-            direction.save(self._direction_path(state), tensors_digest(direction.tensors))
-
-    def _direction_path(self, state: TrainerState) -> Path:
-        return Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}" / "diq_direction.safetensors"
-
-    def _read_columns(self) -> None:
-        """Scores that the pool comes with, and where its difficulty comes from if it has none."""
-        dataset, wanted = self.trainer.train_dataset, self.callback.difficulty
-        names = dataset.column_names if isinstance(dataset, Dataset) else []
-        columns = {name: name for name in SCORES if name in names}
-        if wanted is not None:
-            columns.pop("difficulty", None)
-            if isinstance(wanted, str) and wanted.startswith("column:"):
-                columns["difficulty"] = wanted.removeprefix("column:")
-        for column in columns.values():
-            if column in names and not dataset.features[column].dtype.startswith(("float", "int", "uint", "bool")):
-                raise ValueError(
-                    f"The training set's column {column!r} holds no numbers. Rename it, or name another difficulty: "
-                    "`DIQCallback(difficulty='ifd')`."
-                )
-        for name, values in score_columns(dataset, list(columns.values())).items() if columns else ():
-            for score in (score for score, column in columns.items() if column == name):
-                self.pool.scores[score][:] = values
-        if "difficulty" not in columns:
-            self.difficulty = difficulty_source("ifd" if wanted is None else wanted)
+            save_direction(self.online.direction, Path(self.trainer.args.output_dir) / _checkpoint(state))
 
     def saved(self) -> dict:
-        """Plain data that [`~Steering.restore`] goes on from."""
+        """Plain data that [`~Steering.begin`] goes on from."""
         return {
             "scores": {name: pack(values) for name, values in self.pool.scores.items()},
             "selection": None if self.pool.selection is None else pack(self.pool.selection),
-            "selections": [[start, pack(rows)] for start, rows in self.sampler.recent()] if self.sampler else [],
+            "selections": [[start, pack(rows)] for start, rows in self.sampler.selections],
             "draws": self.pool.draws,
-            "steps": [self.step_size, self.steps_per_epoch],
-            "direction": self.online and tensors_digest(self.online.direction.tensors),
+            "steps": [self.step_size, self.sampler.steps_per_epoch],
+            "direction": self.online and digest(self.online.direction),
+            "output_dir": self.online and str(Path(self.trainer.args.output_dir).absolute()),
             "scored_again": self.scored_again,
             "last_step": self.last_step,
             "scored_rows": self.scored_rows,
@@ -305,8 +328,7 @@ class Steering:
             "seconds": time.perf_counter() - self.started,
         }
 
-    def restore(self, saved: dict, state: TrainerState) -> None:
-        """Goes on from what [`~Steering.saved`] gave."""
+    def _restore(self, saved: dict, state: TrainerState) -> None:
         self.pool.scores = {name: unpack(text) for name, text in saved["scores"].items()}
         if len(self.pool.scores["influence"]) != len(self.pool.num_tokens):
             raise ValueError(
@@ -318,22 +340,23 @@ class Steering:
         self.scored_rows, self.scoring_seconds = saved["scored_rows"], saved["scoring_seconds"]
         self.scored_again = saved["scored_again"]
         self.started = time.perf_counter() - saved["seconds"]
-        self._clear_history(state.global_step)
-        elsewhere = self.trainer.args.ignore_data_skip or saved["steps"] != [self.step_size, self.steps_per_epoch]
-        if self.sampler is not None:
-            self.sampler.selections = [(start, unpack(text)) for start, text in saved["selections"]]
-            if elsewhere and self.pool.selection is not None:
-                # Positions mean other rows now: the selection goes on from the start of the epoch.
-                self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
-                self.sampler.selections = []
-                self.sampler.select(self.pool.selection)
-        if self.callback.online:
-            if elsewhere:
+        moved = self.trainer.args.ignore_data_skip or saved["steps"] != [self.step_size, self.sampler.steps_per_epoch]
+        self.sampler.restore([(start, unpack(text)) for start, text in saved["selections"]], moved)
+        if self.settings.online:
+            if moved:
                 raise ValueError(
                     "`online=True` goes on with the batches it had. Resume without `ignore_data_skip`, with the same "
                     "batch size and number of processes."
                 )
-            path = self._direction_path(state)
-            if not path.exists():
-                logger.warning(f"There is no {path}, so the validation gradient is taken at the present weights.")
-            self._start_online(Direction.load(path, saved["direction"]) if path.exists() else None)
+            self._start_online(self._find_direction(saved, state))
+
+    def _find_direction(self, saved: dict, state: TrainerState) -> Direction | None:
+        args = self.trainer.args
+        folders = [Path(folder) / _checkpoint(state) for folder in (saved["output_dir"], args.output_dir)]
+        if isinstance(args.resume_from_checkpoint, str):
+            folders.insert(0, Path(args.resume_from_checkpoint))
+        return find_direction(folders, saved["direction"], self.scorer.engine, self.trainer.accelerator)
+
+
+def _checkpoint(state: TrainerState) -> str:
+    return f"checkpoint-{state.global_step}"

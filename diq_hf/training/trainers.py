@@ -2,14 +2,42 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, IterableDataset
-from transformers import Trainer
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
+from transformers import Trainer, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOTrainer
+
+from ..engine.modules import check_whole
+from .plan import planned_by_budget
+from .sampler import SelectionSampler
+from .settings import Settings
+
+
+STREAMS = (IterableDataset, torch.utils.data.IterableDataset)
+# The sampler that Trainer makes, by `train_sampling_strategy`.
+SAMPLERS = {"random": RandomSampler, "sequential": SequentialSampler, "group_by_length": LengthGroupedSampler}
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a trainer's callback was given, and whether the trainer was given a schedule of the learning rate."""
+
+    settings: Settings
+    own_schedule: bool
+
+
+# Trainers that were checked. By them a callback finds its trainer: events do not carry it, and a trainer may replace
+# its callbacks by others made from a checkpoint, which hold plain settings alone.
+BOUND: WeakKeyDictionary[Trainer, Binding] = WeakKeyDictionary()
 
 
 def calling_trainer() -> Trainer:
@@ -25,19 +53,20 @@ def calling_trainer() -> Trainer:
     raise ValueError("DIQCallback works inside a transformers `Trainer`, and none called it.")
 
 
-def check_trainer(trainer: Trainer, needs_validation: bool) -> None:
-    args, dataset = trainer.args, trainer.train_dataset
-    if dataset is None or isinstance(dataset, IterableDataset | torch.utils.data.IterableDataset):
-        raise ValueError(
-            "DIQCallback chooses rows by position, and the training set is "
-            f"{'missing' if dataset is None else 'a stream'}. Pass a map-style dataset, for instance "
-            "`Dataset.from_generator(lambda: iter(stream))`."
-        )
-    if getattr(args, "packing", False) or getattr(args, "eval_packing", False):
-        raise ValueError(
-            "With `packing=True` rows are cut and joined, so none can be chosen. Pass `packing=False`; "
-            "`padding_free=True` with `max_length=None` saves the padding as well."
-        )
+def bound_trainer(state: TrainerState) -> Trainer | None:
+    """The trainer whose state this is, if it was checked."""
+    return next((trainer for trainer in list(BOUND) if trainer.state is state), None)
+
+
+def check_trainer(trainer: Trainer, settings: Settings) -> None:
+    """Refuses a trainer whose rows cannot be chosen, as far as that is known when it has been made.
+
+    Raises:
+        `ValueError`: With what to change.
+    """
+    _check_rows(trainer, settings)
+    _check_processes(trainer, settings)
+    args = trainer.args
     if args.train_sampling_strategy == "batch_rebalance":
         raise ValueError(
             "`train_sampling_strategy='batch_rebalance'` makes its batches for the whole pool. Use 'random' or "
@@ -48,26 +77,138 @@ def check_trainer(trainer: Trainer, needs_validation: bool) -> None:
             "`auto_find_batch_size` changes the number of steps after they were planned. Set "
             "`per_device_train_batch_size`."
         )
-    if args.dataloader_drop_last and len(dataset) < trainer.get_total_train_batch_size(args):
+    if args.dataloader_drop_last and len(trainer.train_dataset) < trainer.get_total_train_batch_size(args):
         raise ValueError(
-            f"The training set has {len(dataset)} rows, less than one step takes, and `dataloader_drop_last=True` "
-            "drops them. Set it to False."
+            f"The training set has {len(trainer.train_dataset)} rows, less than one step takes, and "
+            "`dataloader_drop_last=True` drops them. Set it to False."
         )
-    if trainer.is_fsdp_enabled:
+    make = getattr(trainer._get_train_sampler, "__func__", trainer._get_train_sampler)
+    if not settings.report_only and make.__module__.partition(".")[0] not in ("transformers", "trl"):
         raise ValueError(
-            "Rows cannot be scored with a model sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
-            "process holds the whole model; LoRA needs little more memory than the model."
+            f"`{type(trainer).__name__}._get_train_sampler` chooses rows, and so does DIQCallback: yours would be "
+            "dropped. Remove one of them; `train_sampling_strategy` sets the order that chosen rows come in."
         )
-    if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
-        raise ValueError("Rows cannot be scored with a model sharded by ZeRO-3. Use DDP, or ZeRO stage 1 or 2.")
-    if needs_validation and not trainer.eval_dataset:
+    settings.num_selected(len(trainer.train_dataset))
+
+
+def _check_rows(trainer: Trainer, settings: Settings) -> None:
+    args, dataset = trainer.args, trainer.train_dataset
+    if dataset is None or isinstance(dataset, STREAMS):
+        raise ValueError(
+            "DIQCallback chooses rows by position, and the training set is "
+            f"{'missing' if dataset is None else 'a stream'}. Pass a map-style dataset, for instance "
+            "`Dataset.from_generator(lambda: iter(stream))`."
+        )
+    if getattr(args, "packing", False) or getattr(args, "eval_packing", False):
+        raise ValueError(
+            "With `packing=True` rows are cut and joined, so none can be chosen. Pass `packing=False`; "
+            "`padding_free=True` with `max_length=None` saves the padding as well."
+        )
+    if settings.validation is not None:
+        return
+    if not trainer.eval_dataset:
         raise ValueError(
             "Influence is measured on validation rows, and there are none. Pass `eval_dataset` to the trainer, or "
             "`DIQCallback(validation=rows)`."
         )
     for rows in trainer.eval_dataset.values() if isinstance(trainer.eval_dataset, dict) else [trainer.eval_dataset]:
-        if needs_validation and isinstance(rows, IterableDataset | torch.utils.data.IterableDataset):
+        if isinstance(rows, STREAMS):
             raise ValueError("The evaluation set is a stream. Pass `DIQCallback(validation=list_of_rows)`.")
+
+
+def _check_processes(trainer: Trainer, settings: Settings) -> None:
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            "Rows cannot be scored with a model sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
+            "process holds the whole model; LoRA needs little more memory than the model."
+        )
+    if trainer.is_deepspeed_enabled:
+        if trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise ValueError("Rows cannot be scored with a model sharded by ZeRO-3. Use DDP, or ZeRO stage 1 or 2.")
+        if planned_by_budget(trainer, settings):
+            raise ValueError(
+                "DeepSpeed makes the learning rate's schedule before DIQCallback plans the steps. Set `max_steps`, "
+                "or pass `budget='pool'`."
+            )
+    accelerator = trainer.accelerator
+    parallel = getattr(accelerator, "parallelism_config", None)
+    if split := [name for name in ("tp", "cp", "sp") if getattr(parallel, f"{name}_size", 1) > 1]:
+        raise ValueError(
+            f"Rows cannot be scored where processes share a row or a layer (`{split[0]}_size` of ParallelismConfig). "
+            "Use DDP, where every process holds the whole model."
+        )
+    if accelerator.split_batches and accelerator.num_processes > 1:
+        raise ValueError(
+            "With `split_batches=True` processes share a batch, and steps are not as long as Trainer counts them. Set "
+            "it to False in `accelerator_config`."
+        )
+    if settings.needed or settings.online:
+        check_whole(trainer.model)
+
+
+def install(sampler: SelectionSampler, trainer: Trainer) -> None:
+    """Makes a trainer that is about to train take its rows from a sampler.
+
+    Raises:
+        `ValueError`: Its loader would not ask the sampler, or asked another one of the user's own.
+    """
+    loader, strategy = trainer.callback_handler.train_dataloader, trainer.args.train_sampling_strategy
+    remedy = (
+        "DIQCallback puts a sampler of its own into the loader that `Trainer.get_train_dataloader` makes. Leave that "
+        "method as it is, or pass `report_only=True`."
+    )
+    if not hasattr(loader, "set_sampler"):
+        raise ValueError(
+            f"The training loader is a {type(loader).__name__} that accelerate has not prepared. {remedy}"
+        )
+    batches = loader.batch_sampler
+    if isinstance(batches, BatchSamplerShard):
+        batches = batches.batch_sampler
+    if type(batches) is not BatchSampler:
+        own = loader.sampler if batches is None else batches
+        raise ValueError(f"The training loader's batches are made by a {type(own).__name__}. {remedy}")
+    found, pool = batches.sampler, len(trainer.train_dataset)
+    own = type(found).__module__.partition(".")[0] not in ("torch", "accelerate", "transformers")
+    drawn = isinstance(found, RandomSampler) and (found.replacement or found.num_samples != pool)
+    if own or drawn or not isinstance(found, SAMPLERS[strategy]):
+        raise ValueError(
+            f"The training loader has a {type(found).__name__} of its own, where `train_sampling_strategy="
+            f"{strategy!r}` makes another, and it would be dropped. {remedy}"
+        )
+    before = len(loader)
+    loader.set_sampler(sampler)
+    if batches.sampler is not sampler:
+        raise ValueError(f"The training loader does not take its rows from the sampler it was given. {remedy}")
+    processes = trainer.accelerator.num_processes
+    if len(loader) != before or batches.batch_size * processes != sampler.batch_size:
+        raise ValueError(
+            f"The training loader has {before} batches of {batches.batch_size} rows, where the trainer's arguments "
+            f"make {len(sampler) // sampler.batch_size} of {sampler.batch_size // processes}. {remedy}"
+        )
+
+
+def pool_lengths(trainer: Trainer) -> np.ndarray:
+    """Tokens of each row that a trainer is about to train on.
+
+    Raises:
+        `ValueError`: Its loader serves other rows than its `train_dataset`.
+    """
+    served, dataset = trainer.callback_handler.train_dataloader.dataset, trainer.train_dataset
+    if isinstance(served, STREAMS):
+        raise ValueError(
+            "`get_train_dataloader` serves a stream, and DIQCallback chooses rows by position. Serve a map-style "
+            "dataset."
+        )
+    lengths = row_lengths(served)
+    same = len(served) == len(dataset)
+    if same and isinstance(served, Dataset) and isinstance(dataset, Dataset):
+        same = np.array_equal(lengths, row_lengths(dataset))
+    if not same:
+        raise ValueError(
+            f"`get_train_dataloader` serves {len(served)} rows that are not the {len(dataset)} of `train_dataset`, by "
+            "which DIQCallback knows them. Pass the rows to be served as `train_dataset`."
+        )
+    return lengths
 
 
 def price_of_training(trainer: Trainer) -> float:

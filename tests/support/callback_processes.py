@@ -1,4 +1,4 @@
-"""Trainings with `DIQCallback` on two processes of torchrun; each writes what it saw. See test_callback.py."""
+"""Trainings with `DIQCallback` on two processes of torchrun; each writes what it saw."""
 
 import json
 import sys

@@ -101,3 +101,13 @@ def check_only_chosen_rows_were_trained(recorder, chosen, lag):
     trained = [row for rows in recorder.steps[last + lag :] for row in rows]
     assert len(trained) >= len(chosen[last])  # the case is long enough to say something
     assert set(trained) == chosen[last]
+
+
+def hooks_of(model):
+    kinds = ((module._forward_hooks, module._forward_pre_hooks) for module in model.modules())
+    return [hook for pair in kinds for hooks in pair for hook in hooks.values()]
+
+
+def weights_after(trainer):
+    trainer.train()
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}

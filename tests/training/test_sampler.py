@@ -61,7 +61,7 @@ def test_resumed_position_is_a_function_of_the_selections():
     second = [next(reader) for _ in range(4)]
     whole.select([8, 9])
     resumed = SelectionSampler(10, batch_size=2, seed=1)
-    resumed.selections = list(whole.recent())
+    resumed.selections = list(whole.selections)
     second += list(reader)
     assert epoch(resumed, 1) == second
     assert whole.rows(0, 20) == first + second
