@@ -26,6 +26,7 @@ from .messages import (
     readable,
     speaker,
     split_answer,
+    warn_of_roles,
 )
 from .tokens import RowTokens
 
@@ -126,8 +127,10 @@ class RowEncoder:
             [`RowError`]: The row has no known format, holds something other than text, or has no token to train on.
         """
         tokens = self.__dict__["_last"] = RowTokens(self.processing_class)
-        row = self._read(row)
-        return self._truncated(*self._labelled(row, tokens, self.completion_only_loss, self.assistant_only_loss))
+        read = self._read(row)
+        if row.get("conversations") is not None and "conversations" not in read:  # they were ShareGPT turns
+            warn_of_roles(row, read["messages"])
+        return self._truncated(*self._labelled(read, tokens, self.completion_only_loss, self.assistant_only_loss))
 
     def encode_answer(self, row: Mapping) -> EncodedRow:
         """Encodes a row so that only its final answer is trained, whatever the loss settings.

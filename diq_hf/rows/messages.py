@@ -46,7 +46,8 @@ def chatml(row: Mapping) -> Mapping:
     `human` and `gpt`, and what else [`SPEAKERS`] lists, in upper or lower case, become user, assistant, system and
     tool; what a `function_call` says is the assistant's. `SFTTrainer` renames the keys alone and hands the roles to
     the chat template as they stand, which then raises, leaves the turns out, or trains on headings that no later
-    prompt has. So rows are scored with the roles they mean, and a warning says how to train on the same tokens.
+    prompt has. So rows are scored with the roles they mean, and a warning says how to train on the same tokens: on
+    what `ds.map(chatml, remove_columns="conversations")` gives.
 
     Raises:
         [`RowError`]: A turn has no `from` and `value`, or an unknown role.
@@ -71,15 +72,20 @@ def chatml(row: Mapping) -> Mapping:
                 f"turn {i} of `conversations` is from {turn['from']!r}, and the known ones are "
                 f"{', '.join(_SPEAKER)}. Rename it, or bring the rows to `messages` with your chat template's roles."
             )
-        if role != turn["from"]:
-            logger.warning_once(
-                "ShareGPT roles such as 'human' and 'gpt' are read as 'user' and 'assistant'. SFTTrainer does not "
-                "translate them: train on `ds.map(chatml, remove_columns='conversations')`, with `from "
-                "diq_hf.rows.messages import chatml`."
-            )
         others = {key: value for key, value in turn.items() if key not in ("from", "value")}
         messages.append({"role": role, "content": turn["value"], **others})
     return {**{name: value for name, value in row.items() if name != "conversations"}, "messages": messages}
+
+
+def warn_of_roles(row: Mapping, messages: list[dict]) -> None:
+    """Says once that rows are encoded with other roles than the trainer would give them."""
+    turns = plain(row["conversations"])
+    if any(turn["from"] != message["role"] for turn, message in zip(turns, messages, strict=True)):
+        logger.warning_once(
+            "ShareGPT roles such as 'human' and 'gpt' are read as 'user' and 'assistant'. SFTTrainer does not "
+            "translate them: train on `ds.map(chatml, remove_columns='conversations')`, with `from "
+            "diq_hf.rows.messages import chatml`."
+        )
 
 
 def split_answer(messages: list[dict]) -> tuple[list[dict], list[dict]]:

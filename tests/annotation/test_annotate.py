@@ -435,13 +435,9 @@ def test_the_answer_is_shown_where_it_stands(judged):
     with JudgeServer() as server:
         for row in rows:
             judged(server, [row], text="prompt+completion")
-        shown = [
-            re.search(r"<answer-.{16}>\n(.*)\n</answer", body["messages"][1]["content"]) for body in server.bodies
-        ]
-        assert server.asked == {"a": 2} and [found[1] for found in shown] == [
-            "so",
-            '{"name": "so", "arguments": {"x": 1}}',
-        ]
+        contents = [body["messages"][1]["content"] for body in server.bodies]
+        shown = [re.search(r"<answer-.{16}>\n(.*)\n</answer", content)[1] for content in contents]
+        assert server.asked == {"a": 2} and shown == ["so", '{"name": "so", "arguments": {"x": 1}}']
         for row in ({"prompt": "b"}, {"prompt": "b", "completion": None}, {"text": "b"}, {"messages": messages[:1]}):
             with pytest.raises(RowError, match=r"Row 0 .*no answer beside its prompt"):
                 judged(server, [row], text="prompt+completion")

@@ -80,6 +80,23 @@ def test_no_group_on_both_sides():
     assert set(groups[held_rows]) <= set(groups[rest])
 
 
+def test_levels_however_they_are_written():
+    expected = [2, 5, 0, 3]
+    for values in ([2, 5, None, 3], [2.0, 5.0, None, 3.0], ["2", "5", None, "3"], ["2.0", "5", None, " 3"]):
+        assert read_levels(Dataset.from_dict({"overall": values}))["overall"].tolist() == expected
+    for prefix in ("", "level "):
+        # Sorted as words and counted from 0: as ids these were the levels 1, 3, 0, 2.
+        names = [None if level is None else f"{prefix}{level}" for level in (2, 5, None, 3)]
+        data = Dataset.from_dict({"overall": names}).class_encode_column("overall")
+        assert read_levels(data)["overall"].tolist() == expected
+    words = Dataset.from_dict({"overall": ["easy", "hard", "medium"]}).class_encode_column("overall")
+    with pytest.raises(ValueError, match=r"Column 'overall' is a ClassLabel of \['easy'"):
+        read_levels(words)
+    zero = Dataset.from_dict({"overall": ["0", "1", "2"]}).class_encode_column("overall")
+    with pytest.raises(ValueError, match=r"Row 0 has 0.0 as 'overall', which is no level"):
+        read_levels(zero)
+
+
 def test_too_few_rows_of_a_level():
     with pytest.raises(ValueError, match="Level 5 of 'overall' has 1 rows, too few"):
         hold_out({"overall": [1] * 10 + [2] * 10 + [5]}, 0.2)
@@ -92,7 +109,7 @@ def test_too_few_rows_of_a_level():
     [
         ({"knowledge": 0}, "Row 3 has 0 as 'knowledge', which is no level"),
         ({"knowledge": 2.5}, "Row 3 has 2.5 as 'knowledge'"),
-        ({"prompt": "  "}, "Row 3 has an empty prompt"),
+        ({"prompt": "  "}, "Row 3.*its prompt is empty"),
         ({"template": None}, "Row 3 has no group"),
     ],
 )
@@ -124,8 +141,8 @@ def test_what_is_no_label():
         read_levels(Dataset.from_dict({"prompt": ["a"]}))
     with pytest.raises(ValueError, match=r"holds the levels \[3\]"):
         read_levels(Dataset.from_dict({"overall": [3, 3, None]}))
-    with pytest.raises(ValueError, match="'2' as 'overall', which is no level"):
-        read_levels(Dataset.from_dict({"overall": ["2", "3"]}))
+    with pytest.raises(ValueError, match="'two' as 'overall', which is no level"):
+        read_levels(Dataset.from_dict({"overall": ["2", "two"]}))
 
 
 def test_train_judge_score_select(encoder_folder, model_folder, pool, validation, tmp_path):

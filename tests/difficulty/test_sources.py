@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from diq_hf import ClassifierDifficulty, ColumnDifficulty, DifficultyClassifier, DIQScorer, IFDDifficulty
 from diq_hf.difficulty.sources import LossDifficulty, NumTokensDifficulty, difficulty_source
 from diq_hf.rows.encoded import RowError
+from diq_hf.rows.formats import RowEncoder
 
 
 A, B, C, D = SENTENCES
@@ -87,6 +88,63 @@ def test_column(tokenizer, validation, pool):
         words.map(DIQScorer(make_model(), validation, tokenizer, difficulty=ColumnDifficulty("level")), batched=True)
 
 
+@pytest.mark.parametrize("prefix", ["", "level "])
+def test_a_class_label_column_counts_by_its_names(prefix, tokenizer, validation, pool, tmp_path):
+    """`class_encode_column` gives 10, 2, 5 the ids 0, 1, 2."""
+    levels = [f"{prefix}2", None, f"{prefix}10", f"{prefix}5"]
+    rows = Dataset.from_list([{**row, "level": level} for row, level in zip(pool[:4], levels, strict=True)])
+    rows = rows.class_encode_column("level")
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")
+    for scored in (rows.map(scorer, batched=True), rows.map(scorer), scorer.score(rows, cache_dir=tmp_path)):
+        assert np.array_equal(scored["difficulty"][:], [2, np.nan, 10, 5], equal_nan=True)
+        assert scored.features["level"] == rows.features["level"]
+
+
+def test_a_class_label_column_of_words_is_refused(tokenizer, validation, pool, tmp_path):
+    words = ("easy", "hard", "medium")
+    rows = Dataset.from_list([{**row, "level": word} for row, word in zip(pool[:3], words, strict=True)])
+    rows = rows.class_encode_column("level")
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level", on_bad_row="null")
+    for score in (
+        lambda: rows.map(scorer, batched=True),
+        lambda: rows.map(scorer),
+        lambda: scorer.score(rows, cache_dir=tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"Column 'level' is a ClassLabel of \['easy', 'hard', 'medium'\]"):
+            score()
+    assert not list(tmp_path.glob("*/*"))  # before anything was scored
+    ifd = DIQScorer(make_model(), validation, tokenizer)
+    assert np.isfinite(rows.map(ifd, batched=True)["difficulty"][:]).all()  # who does not read it does not mind
+
+
+def test_ifd_after_one_token_and_over_sharegpt(tokenizer, validation):
+    scorer = DIQScorer(make_model(), validation, tokenizer)
+    ids = tokenizer(text=B)["input_ids"]
+    given = plain_loss(make_model(), ids)
+    alone = plain_loss(make_model(), [tokenizer.bos_token_id, *ids[1:]])
+    one = Dataset.from_list([{"input_ids": ids, "labels": [-100, *ids[1:]]}]).map(scorer, batched=True)
+    assert one["difficulty"][0] == pytest.approx(given / alone, rel=1e-4)
+    turns = [{"from": "human", "value": A}, {"from": "gpt", "value": B}]
+    messages = [{"role": "user", "content": A}, {"role": "assistant", "content": B}]
+    found = Dataset.from_list([{"conversations": turns}]).map(scorer, batched=True)
+    expected = Dataset.from_list([{"messages": messages}]).map(scorer, batched=True)
+    for name in ("difficulty", "influence"):
+        assert found[name][:] == expected[name][:]
+
+
+def test_a_mixture_is_scored_row_by_row(tokenizer, validation):
+    """Nulls stand where another row has its text."""
+    messages = [{"role": "user", "content": A}, {"role": "assistant", "content": B}]
+    kinds = [{"messages": messages}, {"prompt": A, "completion": B}, {"text": C}]
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="num_tokens", extra_columns=["loss"])
+    names = {name for row in kinds for name in row}
+    mixed = Dataset.from_list([dict.fromkeys(names) | row for row in kinds]).map(scorer, batched=True)
+    for i, row in enumerate(kinds):
+        alone = Dataset.from_list([row]).map(scorer, batched=True)[0]
+        for name in ("difficulty", "influence", "loss"):
+            assert mixed[name][i] == pytest.approx(alone[name], rel=1e-5)
+
+
 def test_classifier_gives_the_expected_level(classifier_folder, tokenizer, validation):
     # Written out of order on purpose: id 0 is level 3.
     folder = classifier_folder({0: "level 3", 1: "level 1", 2: "level 5", 3: "level 2", 4: "level 4"})
@@ -106,11 +164,19 @@ def test_classifier_text(classifier_folder, tokenizer, validation):
     folder = classifier_folder({0: "1", 1: "2", 2: "3"})
     prompt, both = (ClassifierDifficulty(folder, text=text) for text in ("prompt", "prompt+completion"))
     assert prompt.fingerprint != both.fingerprint
+    encoder = RowEncoder(tokenizer)
     batch = {name: [value, value] for name, value in chat("Why?", B).items()}
     scores = [
         DIQScorer(make_model(), validation, tokenizer, difficulty=s)(batch)["difficulty"] for s in (prompt, both)
     ]
     assert scores[0][0] == scores[0][1] != scores[1][0]
+    # The answer of a preference row is the chosen one; a row without any is no row for it.
+    chosen = {"prompt": ["Why?"], "chosen": [B], "rejected": ["No."]}
+    assert both.prepare({name: column[0] for name, column in chosen.items()}, encoder) == f"Why?\n\n{B}"
+    for row in ({"prompt": "Why?", "completion": None}, {"text": "Why?"}):
+        assert prompt.prepare(row, encoder) == "Why?"
+        with pytest.raises(RowError, match="no answer beside its prompt"):
+            both.prepare(row, encoder)
     with pytest.raises(ValueError, match="`text` is 'answer'"):
         ClassifierDifficulty(folder, text="answer")
 

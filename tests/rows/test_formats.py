@@ -6,6 +6,7 @@ from conftest import SENTENCES, chat, make_model
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from diq_hf.rows import messages
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
 from diq_hf.rows.messages import chatml
@@ -179,11 +180,17 @@ def test_bad_settings(settings, tokenizer):
         RowEncoder(tokenizer, **settings)
 
 
-def test_sharegpt_roles_are_what_they_mean(tokenizer, tmp_path):
+def test_sharegpt_roles_are_what_they_mean(tokenizer, tmp_path, caplog):
     """The trainer leaves "human" and "gpt" as they stand, and needs the rows mapped, as the warning says."""
     wild = {"system": "System", "user": "human", "assistant": "GPT"}
     raw = {"conversations": [{"from": wild[m["role"]], "value": m["content"]} for m in CONVERSATION]}
+    type(messages.logger).warning_once.cache_clear()
+    both = {"messages": CONVERSATION, "conversations": CONVERSATION}
+    for known in ({"conversations": [*SHAREGPT[:1], {"from": "user", "value": A}]}, chatml(raw), both):
+        RowEncoder(tokenizer)(known)
+    assert RowEncoder(None).texts(raw)[1] == D and not caplog.text
     encoded = RowEncoder(tokenizer)(raw)
+    assert "train on `ds.map(chatml, remove_columns='conversations')`" in caplog.text
     assert encoded.input_ids.tolist() == RowEncoder(tokenizer)({"messages": CONVERSATION}).input_ids.tolist()
     rows, prepared = Dataset.from_list([raw]), {}
     for name, train_dataset in (("raw", rows), ("mapped", rows.map(chatml, remove_columns="conversations"))):
