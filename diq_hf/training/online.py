@@ -172,6 +172,8 @@ class OnlineInfluence:
             (plain,) = torch.autograd.grad(losses.sum(), hidden)
         plain, found = plain.double().flatten(), passing.slopes.to(weight.device).double().flatten()
         product = torch.dot(plain, found)
+        if not product.isfinite():  # a training that diverges is not ended here
+            return float("nan")
         if not product > 0.98 * plain.norm() * found.norm():
             raise ValueError(
                 "`online=True` knows the plain cross-entropy, and the gradients of this training's loss are not "

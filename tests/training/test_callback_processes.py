@@ -68,3 +68,24 @@ def test_resumed_in_two_processes(two_processes):
 def test_bad_validation_row_in_two_processes(two_processes):
     for found in two_processes[1]:
         assert "text to train on is empty" in found["error"]
+
+
+def test_processes_agree_where_a_selection_starts(two_processes):
+    """Also where one of them reads for both: rows that are read off the other's batches are the right ones."""
+    _, (first, second) = two_processes
+    for name in ("chosen", "dispatched", "dispatched online", "online"):
+        assert first[name]["selections"] == second[name]["selections"] and first[name]["selections"]
+        assert first[name]["scores"] == second[name]["scores"]
+
+
+def test_online_in_two_processes_resumed_into_another_folder(two_processes):
+    for found in two_processes[1]:
+        assert found["online resumed"]["steps"] == found["online"]["steps"][5:]
+        for name in ("weights", "selections", "scores"):
+            assert found["online resumed"][name] == found["online"][name]
+
+
+def test_a_direction_that_one_process_sees(two_processes):
+    for found in two_processes[1]:
+        whole, absent, torn = found["directions"]
+        assert whole is True and absent is None and "torn" in torn
