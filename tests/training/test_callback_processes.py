@@ -29,7 +29,8 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_scoring_leaves_no_trace_in_two_processes(name, two_processes):
     for found in two_processes[1]:
-        assert found[f"{name} reporting"] == found[f"{name} alone"]
+        for part in ("steps", "weights"):
+            assert found[f"{name} reporting"][part] == found[f"{name} alone"][part]
         assert len(found[f"{name} alone"]["steps"]) == 10
 
 
