@@ -183,6 +183,8 @@ class OnlineInfluence:
             (plain,) = torch.autograd.grad(losses.sum(), hidden)
         plain, found = (part.cpu().double().flatten() for part in (plain, passing.slopes))
         product = torch.dot(plain, found)
+        if not product.isfinite():  # a training that diverges is not ended here
+            return float("nan")
         if not product > 0.98 * plain.norm() * found.norm():
             raise ValueError(
                 "`online=True` knows the loss that rows are scored by, and the gradients of this training's are not "

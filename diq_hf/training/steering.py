@@ -150,7 +150,8 @@ class Steering:
         """Takes what the processes have read online into the pool's scores."""
         if self.online is not None:
             rows, influences = self.online.gathered(self.trainer.accelerator)
-            self.pool.update(rows, {"influence": influences})
+            finite = np.isfinite(influences)  # the others keep what is known of them
+            self.pool.update(rows[finite], {"influence": influences[finite]})
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """After every update step: selects anew if it is time to."""

@@ -267,7 +267,7 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
         exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
         results.append(names)
     docstring, first_use, projected, trained = results
-    assert trained["trainer"].args.max_steps == 1  # three passes over one row
+    assert trained["trainer"].state.max_steps == 1  # three passes over one row
     assert docstring["subset"]["diq_rank"][:] == first_use["subset"]["diq_rank"][:] == [1]
     assert "influence_other" in projected["pool"].column_names
 

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from conftest import make_model
 from datasets import Dataset
 from trainings import LORA, Recorder, make_trainer, rows_of_chat
 
 from diq_hf import DIQCallback
 from diq_hf.digest import tensors_digest
+from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.training.directions import NAME, digest, find_direction
 
 
 def train(folder, callback, checkpoint=None, **settings):
@@ -20,7 +24,31 @@ def train(folder, callback, checkpoint=None, **settings):
     recorder.watch(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert trainer.accelerator.num_processes == 2
-    return {"steps": recorder.steps, "weights": tensors_digest(trainer.model.state_dict())}
+    found = {"steps": recorder.steps, "weights": tensors_digest(trainer.model.state_dict())}
+    if callback is not None:
+        found |= {name: callback.saved[name] for name in ("selections", "scores")}
+    return found
+
+
+def directions(checkpoint):
+    """What both processes hear of a folder that the first alone can see: whole, absent, and torn."""
+    accelerator, model = Accelerator(cpu=True), make_model()
+    engine, first = InfluenceEngine(model), accelerator.is_main_process
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    name = state["stateful_callbacks"]["DIQCallback"]["attributes"]["saved"]["direction"]
+    found = []
+    accelerator.wait_for_everyone()
+    for folder in (checkpoint, checkpoint / "nowhere"):
+        direction = find_direction([folder if first else checkpoint / "unseen"], name, engine, accelerator)
+        found.append(direction and digest(direction) == name)
+    if first:
+        path = checkpoint / NAME
+        path.write_bytes(path.read_bytes()[:-8])
+    try:
+        find_direction([checkpoint], name, engine, accelerator)
+    except ValueError as error:
+        found.append(str(error))
+    return found
 
 
 def main(folder: Path) -> dict:
@@ -40,6 +68,12 @@ def main(folder: Path) -> dict:
     # A dispatcher joins the processes' batches, which must be of one length for that.
     dispatched = {"accelerator_config": {"dispatch_batches": True}, "pad_to_multiple_of": 128}
     found["dispatched"] = train(folder / "dispatched", DIQCallback(num_rows=5, **often), **dispatched)
+    online = {"num_rows": 5, "online": True} | often
+    found["dispatched online"] = train(folder / "dispatched_online", DIQCallback(**online), **dispatched)
+    found["online"] = train(folder / "online", DIQCallback(**online), **saved)
+    checkpoint = folder / "online" / "checkpoint-5"
+    found["online resumed"] = train(folder / "online_resumed", DIQCallback(**online), str(checkpoint), **saved)
+    found["directions"] = directions(checkpoint)
     try:
         train(folder / "bad", DIQCallback(validation=[{"text": ""}], num_rows=5))
     except Exception as error:

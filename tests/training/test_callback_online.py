@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_model
 from datasets import load_dataset
 from peft import LoraConfig
 from trainings import LORA, Recorder, hooks_of, make_trainer, weights_after
@@ -105,3 +106,64 @@ def test_interrupted_training_leaves_no_hooks(train_rows, eval_rows, tmp_path):
     trainer.remove_callback(Interrupt)
     trainer.train()
     assert not [hook for hook in hooks_of(trainer.model) if hook.__module__.startswith("diq_hf")]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_online_run_resumed_into_another_folder(moved, train_rows, eval_rows, tmp_path, caplog):
+    """The direction is looked for in the checkpoint that is resumed from, wherever it stands."""
+    settings = {"save_strategy": "steps", "save_steps": 3, "peft_config": LORA, "max_steps": 8}
+
+    def train(folder, checkpoint=None, **more):
+        callback = DIQCallback(num_rows=8, online=True, rescore_every=2, candidates=2)
+        trainer = make_trainer("sft", train_rows, eval_rows, folder, callback, **settings | more)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return callback.saved["scores"], trainer.model.state_dict()
+
+    scores, weights = train(tmp_path / "whole")
+    checkpoint, more = tmp_path / "whole" / "checkpoint-6", {}
+    if moved:
+        checkpoint = checkpoint.rename(tmp_path / "elsewhere")
+        more = {"resume_from_checkpoint": str(checkpoint)}
+    again, others = train(tmp_path / "again", str(checkpoint), **more)
+    assert again == scores
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert "not the uninterrupted one" not in caplog.text
+    (checkpoint / "diq_direction.safetensors").unlink()
+    different, _ = train(tmp_path / "without", str(checkpoint), **more)
+    assert different != scores and "not the uninterrupted one" in caplog.text
+
+
+def test_a_torn_direction(train_rows, eval_rows, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "peft_config": LORA}
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=6, online=True), **settings)
+    trainer.train()
+    path = tmp_path / "checkpoint-2" / "diq_direction.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=6, online=True), **settings)
+    with pytest.raises(ValueError, match=r"diq_direction\.safetensors.*torn"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_another_training_of_a_model_after_an_error_in_a_step(train_rows, eval_rows, tmp_path):
+    """Raised in the middle of a backward pass; trainer and callback are still there when the next one begins."""
+
+    def our_hooks():
+        return [hook for hook in hooks_of(model) if hook.__module__.startswith("diq_hf")]
+
+    model = make_model()
+    trainer = make_trainer(
+        "sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=6, online=True), model, max_steps=3
+    )
+
+    class Break(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            raise RuntimeError("as if memory had run out")
+
+    trainer.add_callback(Break)
+    with pytest.raises(RuntimeError, match="memory"):
+        trainer.train()
+    assert our_hooks()  # nobody is told of the error
+    callback = DIQCallback(num_rows=6)
+    other = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, model, max_steps=3)
+    other.train()
+    assert not our_hooks() and other.state.global_step == 3

@@ -29,7 +29,8 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_scoring_leaves_no_trace_in_two_processes(name, two_processes):
     for found in two_processes[1]:
-        assert found[f"{name} reporting"] == found[f"{name} alone"]
+        for part in ("steps", "weights"):
+            assert found[f"{name} reporting"][part] == found[f"{name} alone"][part]
         assert len(found[f"{name} alone"]["steps"]) == 10
 
 
@@ -68,3 +69,24 @@ def test_resumed_in_two_processes(two_processes):
 def test_bad_validation_row_in_two_processes(two_processes):
     for found in two_processes[1]:
         assert "text to train on is empty" in found["error"]
+
+
+def test_processes_agree_where_a_selection_starts(two_processes):
+    """Also where one of them reads for both: rows that are read off the other's batches are the right ones."""
+    _, (first, second) = two_processes
+    for name in ("chosen", "dispatched", "dispatched online", "online"):
+        assert first[name]["selections"] == second[name]["selections"] and first[name]["selections"]
+        assert first[name]["scores"] == second[name]["scores"]
+
+
+def test_online_in_two_processes_resumed_into_another_folder(two_processes):
+    for found in two_processes[1]:
+        assert found["online resumed"]["steps"] == found["online"]["steps"][5:]
+        for name in ("weights", "selections", "scores"):
+            assert found["online resumed"][name] == found["online"][name]
+
+
+def test_a_direction_that_one_process_sees(two_processes):
+    for found in two_processes[1]:
+        whole, absent, torn = found["directions"]
+        assert whole is True and absent is None and "torn" in torn

@@ -1,10 +1,16 @@
 """A training with `DIQCallback` that is resumed, against the one that was not interrupted."""
 
+import copy
+import gc
 import json
+import pickle
+import weakref
 
 import pytest
 import torch
+from conftest import make_model
 from trainings import LORA, Recorder, check_only_chosen_rows_were_trained, make_trainer, selections
+from transformers import TrainerCallback
 
 from diq_hf import DIQCallback
 
@@ -99,3 +105,56 @@ def test_abandoned_steps_leave_the_history(train_rows, eval_rows, tmp_path):
         trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, **settings)
         trainer.train(resume_from_checkpoint=checkpoint and str(tmp_path / checkpoint))
     assert sorted(selections(tmp_path)) == [0, 3, 8]
+
+
+def test_a_callback_made_from_a_checkpoint_finds_its_trainer(train_rows, eval_rows, tmp_path):
+    """By the trainer's state: events carry no trainer, and other trainers of the same model are there, too."""
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    classes = {"restore_callback_states_from_checkpoint": True}
+    given = {"num_rows": 4, "difficulty": "loss", "validation": list(eval_rows)}
+    make_trainer("sft", train_rows, None, tmp_path / "a", DIQCallback(**given), **settings).train()
+    model = make_model()
+    trainers = [
+        make_trainer("sft", train_rows, None, tmp_path / name, DIQCallback(**given), model, **settings | classes)
+        for name in ("b", "c", "d")
+    ]
+    trainers[1].train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+    (callback,) = [c for c in trainers[1].callback_handler.callbacks if isinstance(c, DIQCallback)]
+    assert callback.settings.validation == given["validation"] and callback.settings.difficulty == "loss"
+    assert sorted(path.name for path in tmp_path.glob("*/diq")) == ["diq", "diq"]  # of "a" and "c"
+    assert (tmp_path / "c" / "diq").exists()
+
+
+def test_callbacks_are_copied_and_pickled(train_rows, eval_rows, tmp_path):
+    """Without the training they are in; the copy is another trainer's."""
+    callback, copies = DIQCallback(num_rows=4), []
+
+    class Copy(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            copies.extend([copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))])
+
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=1)
+    trainer.add_callback(Copy())
+    trainer.train()
+    for other in copies:
+        assert other.settings == callback.settings
+        trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, other, max_steps=1)
+        trainer.train()
+        assert trainer.state.global_step == 1
+
+
+def test_an_interrupted_trainer_is_not_kept(train_rows, eval_rows, tmp_path):
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=4, online=True), max_steps=3)
+    model = trainer.model
+
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    trainer.add_callback(Interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    reference = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert reference() is None and model is not None

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from datasets import load_dataset
-from trainings import LORA, make_trainer, selections, weights_after
+from trainings import LORA, Recorder, make_trainer, selections, weights_after
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
 
 from diq_hf import ClassifierDifficulty, DIQCallback, DIQScorer, QuadrantRule, select_subset
+from diq_hf.training.history import unpack
 
 
 pytest_plugins = "pools"
@@ -173,3 +174,81 @@ def test_scoring_leaves_no_trace(settings, train_rows, eval_rows, tmp_path):
     assert rest[0][-1] != rest[0][0]  # something was learned
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert rest == others
+
+
+class Spoiler(TrainerCallback):
+    """Spoils a weight while rows are scored after some steps, and mends it."""
+
+    def __init__(self, trainer, steps):
+        self.weight, self.steps = trainer.model.lm_head.weight.data, steps
+        trainer.callback_handler.callbacks.insert(0, self)
+
+        class Mender(TrainerCallback):
+            def on_step_end(mender, args, state, control, **kwargs):
+                if state.global_step in self.steps:
+                    self.weight[0, 0] = self.kept
+
+        trainer.add_callback(Mender())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self.kept = self.weight[0, 0].clone()
+            self.weight[0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_a_loss_that_is_not_finite_in_mid_training(online, train_rows, eval_rows, tmp_path, caplog):
+    """The selection is kept, with a warning, and the next scoring changes it."""
+    callback = DIQCallback(num_rows=6, candidates=None, rescore_every=3, rescore_unit="steps", online=online)
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=9)
+    Spoiler(trainer, [3])
+    recorder = Recorder()
+    recorder.watch(trainer)
+    trainer.train()
+    chosen = selections(tmp_path)
+    assert sorted(chosen) == [0, 6] and len(recorder.steps) == 9
+    assert {row for rows in recorder.steps[:7] for row in rows} == chosen[0]
+    assert "after step 3" in caplog.text and "has a loss of nan" in caplog.text
+    assert np.isfinite(unpack(callback.saved["scores"]["influence"])).all()
+
+
+def test_a_first_selection_that_cannot_be_scored_waits(train_rows, eval_rows, tmp_path, caplog):
+    callback = DIQCallback(num_rows=4, candidates=None, rescore_every=None, warmup_ratio=0.25)
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=8)
+    Spoiler(trainer, [2])
+    trainer.train()
+    assert sorted(selections(tmp_path)) == [4] and trainer.state.global_step == 8
+    assert "after step 2" in caplog.text
+
+
+def test_rows_without_a_finite_influence_in_mid_training(train_rows, eval_rows, tmp_path, caplog):
+    """The validation rows' loss is finite, and nothing else: fp16 gradients overflow like this."""
+    callback = DIQCallback(num_rows=4, candidates=None, rescore_every=2, rescore_unit="steps")
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, max_steps=5)
+
+    class Overflow(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            direction = type(callback._run.scorer).direction
+
+            def overflowing():
+                found = direction(callback._run.scorer)
+                for tensor in found.tensors.values():
+                    tensor.fill_(float("inf"))
+                return found
+
+            callback._run.scorer.direction = overflowing
+
+    trainer.callback_handler.callbacks.insert(0, Overflow())
+    trainer.train()
+    assert sorted(selections(tmp_path)) == [0] and trainer.state.global_step == 5
+    assert "None of 24 rows has a finite influence" in caplog.text
+    assert np.isfinite(unpack(callback.saved["scores"]["influence"])).all()
+
+
+def test_a_loss_that_is_not_finite_at_the_start(train_rows, eval_rows, tmp_path):
+    model = make_model()
+    model.lm_head.weight.data[0, 0] = float("nan")
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=4), model, max_steps=2)
+    with pytest.raises(ValueError, match="of nan|by nan"):
+        trainer.train()
+    assert trainer.state.global_step == 0

@@ -101,3 +101,61 @@ def test_in_accelerates_loaders(processes, dispatch):
         seen.append(batches)
     rows = [row for together in zip(*seen, strict=True) for batch in together for row in batch]
     assert rows == sampler.rows(0, len(sampler))
+
+
+def test_selections_that_nobody_asks_for_any_more_are_dropped():
+    """A thousand selections leave what the present step and later ones come from."""
+    sampler, step = SelectionSampler(40, batch_size=2), 0
+    sampler.select(range(40))
+    for number in range(50):
+        sampler.set_epoch(number)
+        for position, _ in enumerate(sampler, start=1):
+            if position % 2 == 0:
+                step += 1
+                sampler.select([step % 40], step=step)
+                before = sampler.rows(sampler.position(step), sampler.position(step) + 2)
+                assert before == [step % 40] * 2
+    assert step == 1000 and len(sampler.selections) <= 2
+
+
+def test_rows_that_were_fetched_ahead_are_still_known():
+    """What is being trained was handed out before later selections, and is told by them still."""
+    sampler = SelectionSampler(40, batch_size=2)
+    sampler.select(range(40))
+    reader = iter(sampler)
+    fetched = [next(reader) for _ in range(12)]  # five steps ahead
+    for step in range(1, 6):
+        sampler.select([step], step=step)
+        assert sampler.rows(2 * step, 12) == fetched[2 * step :]
+    assert next(reader) == 5
+
+
+@pytest.mark.parametrize(("step_batches", "steps"), [(1, 5), (2, 3)])
+def test_positions_of_steps(step_batches, steps):
+    """Ten rows in batches of two: with two batches a step the epoch's last step has one."""
+    sampler = SelectionSampler(10, batch_size=2, step_batches=step_batches)
+    assert sampler.steps_per_epoch == steps
+    sampler.begin(0)
+    starts = [sampler.position(step) for step in range(2 * steps + 1)]
+    assert starts == [*range(0, 10, 2 * step_batches), *range(10, 20, 2 * step_batches), 20]
+    sampler.begin(steps + 1)
+    assert sampler.epoch == 1 and sampler.position(steps + 1) == 10 + 2 * step_batches
+    sampler.begin(steps + 1, skip=False)  # that epoch is read from its start, and the one behind it comes in time
+    assert sampler.epoch == 1 and sampler.position(steps + 1) == 10
+    assert sampler.position(2 * steps + 1) == 20
+
+
+def test_rows_of_a_processes_batch():
+    sampler = SelectionSampler(16, batch_size=4, step_batches=2)
+    sampler.select(range(16))
+    for step in (0, 1, 2, 3):
+        rows = sampler.rows(8 * step, 8 * step + 8)
+        found = [sampler.batch_rows(step, batch, process, 2) for batch in (0, 1) for process in (0, 1)]
+        assert found == [rows[:2], rows[2:4], rows[4:6], rows[6:]]
+
+
+def test_restored_where_positions_mean_other_rows():
+    sampler = SelectionSampler(10, batch_size=2)
+    sampler.begin(7)
+    sampler.restore([(0, np.arange(10)), (4, np.array([1, 3]))], moved=True)
+    assert set(epoch(sampler, 1)) == {1, 3}
