@@ -124,11 +124,12 @@ def case_round_trip():
     whole = rows("me/several", "scored")
     assert [row["prompt"] for row in whole] == POOL["prompt"][:]
     proof = rows("me/several", "diq_10pct_scores")
-    assert set(proof[0]) == {"row", "difficulty", "influence", "num_tokens", "quadrant", "diq_rank"}
+    scores = {"difficulty", "influence", "num_tokens", "quadrant", "diq_rank"}
+    assert set(proof[0]) == {"row", "content_digest"} | scores
     assert [row["row"] for row in proof] == list(range(60))
     found = verify_subset("me/several")
     assert set(found) == {"diq_10pct", "random_20pct", "scored"}
-    assert all(result.proven and not result.problems for result in found.values()), found
+    assert all(result == ([], True, True) for result in found.values()), found
     subset, recipe = load_subset("me/several", "diq_10pct")
     assert (
         subset.to_list() == TENTH.to_list()
@@ -501,7 +502,7 @@ def case_the_example():
         runpy.run_path(str(Path(__file__).parents[2] / "examples" / "howto" / "publish.py"), run_name="__main__")
     finally:
         del os.environ["HF_TOKEN"]
-    assert {name: proven for name, (problems, proven) in verify_subset("me/example").items() if not problems} == {
+    assert {name: found.proven for name, found in verify_subset("me/example").items() if not found.problems} == {
         "diq_10pct": True,
         "diq_1pct": True,
     }
