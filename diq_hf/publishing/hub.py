@@ -21,7 +21,7 @@ from ..names import is_repo_id
 from ..recipe import Recipe, SelectionFacts
 from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, scores_alone
 from .checks import Verification, changes, check_subset
-from .contents import RANK, add_contents, batches, content_columns, different_contents, digests
+from .contents import CONTENT, RANK, add_contents, batches, content_columns, different_contents, digests
 from .privacy import refuse_private
 from .publication import Publication
 from .repository import Repository, check_size
@@ -257,8 +257,9 @@ def _checked(
     problems = differences(stated, None if scores is None else scores.remove_columns("row"), subset)
     if scores is not None and not problems:
         scores = add_contents(scores, pool, subset)
-        columns = content_columns(subset.column_names, scores.column_names)
-        problems = different_contents(scores, subset[RANK][:], digests(batches(subset, columns))) if columns else []
+        if CONTENT in scores.column_names:
+            columns = content_columns(subset.column_names, scores.column_names)
+            problems = different_contents(scores, subset[RANK][:], digests(batches(subset, columns)))
     if problems:
         raise ValueError(
             f"The subset does not follow from its scores: {'; '.join(problems)}. Pass the pool it was selected from "
