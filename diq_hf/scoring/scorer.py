@@ -165,7 +165,7 @@ class DIQScorer:
         self.projection = (
             None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
         )
-        self._validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
+        self._validation = {name: encode_group(rows, name, self._encode) for name, rows in groups.items()}
         self._name = str(model) if isinstance(model, str | Path) else None
         self._cost = {"rows": 0, "seconds": 0.0, "validation_seconds": 0.0}
         self._process = os.getpid()
@@ -356,6 +356,11 @@ class DIQScorer:
             columns[name][list(prepared)] = values
         return columns
 
+    def _encode(self, row: Mapping) -> EncodedRow:
+        encoded = self.encoder(row)
+        self.engine.check_row(encoded)
+        return encoded
+
     def _score_batch(
         self, values: dict, indices: Sequence[int] | None, difficulties: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
@@ -387,7 +392,7 @@ class DIQScorer:
         kept: list[int] = []
         for i, row in enumerate(rows):
             try:
-                ready = self.encoder(row)
+                ready = self._encode(row)
                 prepared.append(self.difficulty.prepare(row, self.encoder) if self.difficulty else None)
             except RowError as error:
                 self._refuse(RowError(f"{row_name(i, indices[i], row)}: {error}"), error)
