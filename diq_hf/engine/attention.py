@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..rows.batching import Batch
 from ..rows.encoded import EncodedRow
+from .modes import evaluating
 from .modules import computed_dtype
 
 
@@ -114,19 +115,14 @@ class Packing:
 
         def hidden(rows: list[EncodedRow], packed: bool) -> torch.Tensor:
             batch = Batch.of(rows, packed, weight.device)
-            return batch.rows(self.backbone(**batch.model_inputs).last_hidden_state)[-1].double()
+            return batch.rows(self.backbone(**batch.model_inputs).last_hidden_state)[-1].cpu().double()
 
-        training = [module for module in self.backbone.modules() if module.training]
-        self.backbone.eval()
-        try:
+        with evaluating(self.backbone):
             with self.applied():
                 if self.decoder.config._attn_implementation != self.implementation:
                     raise ValueError("the model's attention cannot be chosen")
                 packed, beside_another = hidden([first, second], True), hidden([other, second], True)
             alone = hidden([second], False)
-        finally:
-            for module in training:
-                module.training = True
         epsilon = torch.finfo(computed_dtype(weight)).eps
         norms = alone.norm(dim=1)
         # The same operations on the same row, whatever stands before it: nothing is left to rounding.

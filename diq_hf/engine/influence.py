@@ -12,65 +12,30 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from ..rows.batching import Batch, TokenBudget
-from ..rows.encoded import EncodedRow
+from ..rows.encoded import EncodedRow, RowError
 from .attention import Packing
+from .direction import Direction
 from .loss import RowLoss
-from .modules import as_linear, check_quantization, check_whole, fixed_rotary_length, scored_modules
-from .probes import Probes, Reader, RowProducts, TokenShares
+from .modes import evaluating, scoring_mode
+from .modules import as_linear, check_quantization, check_whole, computed_dtype, scored_modules
+from .positions import row_limit
+from .probes import Probes, Reader, RowProducts, Shares, TokenShares, WeightGradient
 from .projections import Projection
-from .tensor_files import load_tensors, save_tensors
 
 
 class NonFiniteLossError(ValueError):
     """A validation row's loss is infinite or no number, so there is no mean gradient."""
-
-
-@dataclass(frozen=True)
-class Direction:
-    """The mean validation gradient ḡ_val.
-
-    Args:
-        tensors (`dict[str, torch.Tensor]`):
-            For each scored parameter, by name, its gradient: fp32, or fp64 for an fp64 model; the parameter's shape.
-        num_rows (`int`):
-            Number of validation rows in the mean.
-        loss (`float`):
-            Mean validation loss in nats.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    num_rows: int
-    loss: float
-
-    @property
-    def norm(self) -> float:
-        return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in self.tensors.values()))
-
-    def save(self, path: str | Path, recipe: str) -> None:
-        """Writes it as safetensors, under a recipe that names the model, the validation rows and the settings."""
-        save_tensors(path, self.tensors, {"recipe": recipe, "num_rows": self.num_rows, "loss": self.loss})
-
-    @classmethod
-    def load(cls, path: str | Path, recipe: str) -> "Direction":
-        """Reads one back.
-
-        Raises:
-            `ValueError`: The file is torn, or was made by another recipe.
-        """
-        tensors, found = load_tensors(path)
-        if found.pop("recipe") != recipe:
-            raise ValueError(f"{path} belongs to another model, validation set or setting, and cannot be used here.")
-        return cls(tensors, **found)
 
 
 class InfluenceEngine:
@@ -109,15 +74,27 @@ class InfluenceEngine:
         self.model = model
         self.modules = scored_modules(model, target_modules)
         check_quantization(model)
-        self.row_loss = RowLoss(model)
-        self.packing = Packing(self.row_loss.backbone, self.row_loss.decoder)
+        with evaluating(model):  # once, for all that is tried out
+            self.row_loss = RowLoss(model)
+            backbone, decoder = self.row_loss.backbone, self.row_loss.decoder
+            self.row_limit = row_limit(backbone, decoder, model.config.get_text_config())
+            self.packing = Packing(backbone, decoder)
         self.probes = Probes(self.modules)
         self.device = model.get_input_embeddings().weight.device
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
-        self.max_row_length = fixed_rotary_length(model.config.get_text_config())
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
+        # What is made of a direction before it is read, for as long as there is the direction.
+        self._prepared: WeakKeyDictionary[Direction, dict[Any, dict[str, Any]]] = WeakKeyDictionary()
+
+    def check_row(self, row: EncodedRow) -> None:
+        """
+        Raises:
+            [`RowError`]: The row is longer than the model's positions.
+        """
+        if self.row_limit is not None:
+            self.row_limit.check(row)
 
     def validation_gradient(
         self,
@@ -137,44 +114,65 @@ class InfluenceEngine:
                 default.
 
         Raises:
-            `ValueError`: There are no rows, a loss is not finite, or a parameter of φ takes no part in the loss.
+            `ValueError`: There are no rows, a loss is not finite, a row is longer than the model's positions, or a
+                parameter of φ takes no part in the loss.
+            `RuntimeError`: The gradient, or a single row, does not fit into memory.
         """
         if not rows:
             raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
-        phi = {f"{name}.weight": module.weight for name, module in self.modules.items()}
-        sums = {name: torch.zeros_like(weight, dtype=self.dtype) for name, weight in phi.items()}
-        total = 0.0
+        self._check(rows, "Validation row")
+        sums = self._zeros()
+        readers = {name: WeightGradient(as_linear(module, sums[name])) for name, module in self.modules.items()}
+        torn = False
 
-        def gradients(batch: list[int]) -> tuple[np.ndarray, tuple[torch.Tensor | None, ...]]:
-            losses = self._mean_losses([rows[i] for i in batch])
-            parts = (None,) * len(phi)
-            if losses.requires_grad:
-                # About undoes the division by the row's tokens, exactly: fp16 gradients would vanish otherwise.
-                scale = 2.0 ** round(math.log2(sum(rows[i].num_trained for i in batch) / len(batch)))
-                weighted = losses if weights is None else losses * losses.new_tensor([weights[i] for i in batch])
-                parts = torch.autograd.grad(weighted.sum() * scale, list(phi.values()), allow_unused=True)
-                parts = [None if part is None else part.to(self.dtype) / scale for part in parts]
-            return losses.detach().cpu().double().numpy(), parts
+        def gradients(indices: list[int]) -> np.ndarray:
+            nonlocal torn
+            if torn:
+                raise _TornError
+            batch = self._batch([rows[i] for i in indices])
+            # About undoes the division by the row's tokens, exactly: fp16 gradients would vanish otherwise.
+            scale = 2.0 ** round(math.log2(sum(rows[i].num_trained for i in indices) / len(indices)))
+            for reader in readers.values():
+                reader.factor = 1 / scale
+            sink = torch.zeros((), dtype=self.dtype, device=self.device, requires_grad=True)
+            self.probes.start(batch, sink)
+            losses = self._means(batch, [rows[i] for i in indices])
+            self.probes.check()
+            found = losses.detach().cpu().double().numpy()
+            for i, loss in zip(indices, found, strict=True):
+                if not math.isfinite(loss):
+                    raise NonFiniteLossError(
+                        f"Validation row {i} has a loss of {loss}. Check the row and the model's dtype (fp16 "
+                        "overflows where bf16 and fp32 do not)."
+                    )
+            weighted = losses if weights is None else losses * losses.new_tensor([weights[i] for i in indices])
+            torn = True  # until it is whole: some modules have added their part, and others not
+            torch.autograd.grad(weighted.sum() * scale, sink)
+            torn = False
+            self.probes.check_read()
+            return found
 
-        with scoring_mode(self.model, list(phi.values())), self.packing.applied():
-            for batch, (losses, parts) in self.budget.run(rows, gradients):
-                for i, loss in zip(batch, losses, strict=True):
-                    if not math.isfinite(loss):
-                        raise NonFiniteLossError(
-                            f"Validation row {i} has a loss of {loss}. Check the row and the model's dtype "
-                            "(fp16 overflows where bf16 and fp32 do not)."
-                        )
-                for name, part in zip(phi, parts, strict=True):
-                    if part is None:
-                        raise ValueError(
-                            f"`{name}` takes no part in the loss, so rows cannot be scored by it. Is its adapter "
-                            "active and unmerged? Otherwise leave it out of `target_modules`."
-                        )
-                    sums[name] += part
-                total += float(losses.sum())
-                if progress is not None:
-                    progress(len(batch))
-        tensors = {name: tensor.div_(len(rows)) for name, tensor in sums.items()}
+        with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
+            while True:
+                done, total = 0, 0.0
+                try:
+                    for indices, losses in self.budget.run(rows, gradients):
+                        total, done = total + float(losses.sum()), done + len(indices)
+                        if progress is not None:
+                            progress(len(indices))
+                    break
+                # Memory ran out in the midst of a backward pass: from the start, in the smaller batches.
+                except _TornError:
+                    torn = False
+                    for tensor in sums.values():
+                        tensor.zero_()
+                    if progress is not None:
+                        progress(-done)
+        tensors, seen = {}, set()
+        for name, tensor in sums.items():
+            # A weight that two modules share has one sum, which both take their shares of; files want two.
+            tensors[f"{name}.weight"] = tensor.clone() if id(tensor) in seen else tensor.div_(len(rows))
+            seen.add(id(tensor))
         return Direction(tensors, len(rows), total / len(rows))
 
     def score(
@@ -197,20 +195,20 @@ class InfluenceEngine:
             `tuple[np.ndarray, np.ndarray]`: influence, float64, of shape `(len(rows),)` or `(len(rows), directions)`,
             and loss (nats), float64, of shape `(len(rows),)`. A row whose loss overflows has non-finite values here.
         """
-        if isinstance(direction, Direction):
-            readers: dict[str, Reader] = {
-                name: TokenShares(as_linear(module, direction.tensors[f"{name}.weight"]))
-                for name, module in self.modules.items()
-            }
-            found, loss = self._read(rows, readers, None, progress)
-            return found[:, 0], loss
-        return self.project(rows, direction, None, progress)[1:]
+        several = [direction] if isinstance(direction, Direction) else direction
+        prepared = [
+            self._prepare(one, len(several), lambda module, part: self._shares(module, part, len(several)))
+            for one in several
+        ]
+        readers = {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}
+        found, loss = self._read(rows, readers, len(several), by_token=True, progress=progress)
+        return (found[:, 0] if isinstance(direction, Direction) else found), loss
 
     def project(
         self,
         rows: Sequence[EncodedRow],
         directions: Sequence[Direction],
-        projection: Projection | None,
+        projection: Projection,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Projected gradient of each row, and its influences and loss from the same pass.
@@ -220,7 +218,7 @@ class InfluenceEngine:
                 Rows to score.
             directions (`Sequence[Direction]`):
                 Validation gradients, taken at the same weights.
-            projection ([`~diq_hf.engine.projections.Projection`], *optional*):
+            projection ([`~diq_hf.engine.projections.Projection`]):
                 The map, made for this engine's modules.
             progress (`Callable`, *optional*):
                 Called with the number of rows just done.
@@ -229,40 +227,41 @@ class InfluenceEngine:
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: projected gradients, of shape `(len(rows), projection.dim)`,
             influences, of shape `(len(rows), len(directions))`, and losses, of shape `(len(rows),)`; float64.
         """
-        readers: dict[str, Reader] = {
-            name: RowProducts(
-                [as_linear(module, direction.tensors[f"{name}.weight"]) for direction in directions],
-                projection and projection.of(name),
-            )
-            for name, module in self.modules.items()
+        flat = lambda module, part: part.reshape(-1).to(module.weight.device)  # noqa: E731
+        prepared = [self._prepare(direction, "flat", flat) for direction in directions]
+        readers = {
+            name: RowProducts([of_one[name] for of_one in prepared], projection.of(name)) for name in self.modules
         }
-        width = len(directions) + (projection.dim if projection else 0)
-        found, loss = self._read(rows, readers, width, progress)
+        width = len(directions) + projection.dim
+        found, loss = self._read(rows, readers, width, by_token=False, progress=progress)
         return found[:, len(directions) :], found[:, : len(directions)], loss
 
     def _read(
         self,
         rows: Sequence[EncodedRow],
         readers: Mapping[str, Reader],
-        width: int | None,
+        width: int,
+        by_token: bool,
         progress: Callable[[int], None] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One backward pass a batch, in which every module is read: `width` numbers a row, or one a token."""
-        found, loss = np.full((len(rows), width or 1), np.nan), np.full(len(rows), np.nan)
+        """One backward pass a batch, in which every module is read: `width` numbers a token, or a row."""
+        self._check(rows)
+        found, loss = np.full((len(rows), width), np.nan), np.full(len(rows), np.nan)
 
         def read(indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
             batch = self._batch([rows[i] for i in indices])
-            shape = batch.input_ids.shape if width is None else (len(indices), width)
+            shape = (*batch.input_ids.shape, width) if by_token else (len(indices), width)
             sink = torch.zeros(shape, dtype=self.dtype, device=self.device, requires_grad=True)
             self.probes.start(batch, sink)
             losses = self.row_loss(batch)
             self.probes.check()
             # The sum keeps every row apart; each is divided by its own token count afterwards, never rounded before.
             (readings,) = torch.autograd.grad(losses.sum(), sink)
-            readings = batch.row_sums(readings.double())[:, None] if width is None else readings
+            readings = readings.cpu().double()
+            if by_token:
+                readings = torch.stack([row.sum(dim=0) for row in batch.rows(readings)])
             counts = np.array([rows[i].num_trained for i in indices])
-            readings = readings.cpu().double().numpy() / counts[:, None]
-            return readings, losses.detach().cpu().double().numpy() / counts
+            return readings.numpy() / counts[:, None], losses.detach().cpu().double().numpy() / counts
 
         with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
             for indices, (readings, losses) in self.budget.run(rows, read):
@@ -273,49 +272,72 @@ class InfluenceEngine:
 
     def losses(self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Loss of each row, by a forward pass alone: nats, float64, of shape `(len(rows),)`."""
+        self._check(rows)
         loss = np.full(len(rows), np.nan)
+
+        def forward(indices: list[int]) -> np.ndarray:
+            batch = [rows[i] for i in indices]
+            return self._means(self._batch(batch), batch).cpu().double().numpy()
+
         with scoring_mode(self.model), self.packing.applied(), torch.no_grad():
-            forward = lambda batch: self._mean_losses([rows[i] for i in batch]).cpu().double().numpy()  # noqa: E731
-            for batch, found in self.budget.run(rows, forward):
-                loss[batch] = found
+            for indices, found in self.budget.run(rows, forward):
+                loss[indices] = found
                 if progress is not None:
-                    progress(len(batch))
+                    progress(len(indices))
         return loss
 
+    def _check(self, rows: Sequence[EncodedRow], name: str = "Row") -> None:
+        for i, row in enumerate(rows):
+            try:
+                self.check_row(row)
+            except RowError as error:
+                raise RowError(f"{name} {i}: {error}") from error
+
     def _batch(self, rows: Sequence[EncodedRow]) -> Batch:
-        longest = max(map(len, rows))
-        if self.max_row_length is not None and longest > self.max_row_length:
-            raise ValueError(
-                f"A row has {longest} tokens, and beyond {self.max_row_length} this model's rotary embedding changes "
-                "with the longest row of a batch: scores would depend on the batch. Set "
-                f"`max_length={self.max_row_length}`."
-            )
         return Batch.of(rows, self.packing.possible, self.device)
 
-    def _mean_losses(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        losses = self.row_loss(self._batch(rows))
+    def _means(self, batch: Batch, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        losses = self.row_loss(batch)
         return losses / losses.new_tensor([row.num_trained for row in rows])
+
+    def _zeros(self) -> dict[str, torch.Tensor]:
+        """A sum for each module's weight, on its device; one for modules that share it."""
+        weights = {id(module.weight): module.weight for module in self.modules.values()}
+        with _fitting("The validation gradient", weights.values()):
+            sums = {
+                key: torch.zeros(weight.shape, dtype=self.dtype, device=weight.device)
+                for key, weight in weights.items()
+            }
+        return {name: sums[id(module.weight)] for name, module in self.modules.items()}
+
+    def _prepare(self, direction: Direction, kind: Any, make: Callable[[nn.Module, torch.Tensor], Any]) -> dict:
+        """What `make` makes of each module and its part of a direction, once."""
+        kept = self._prepared.setdefault(direction, {})
+        if kind not in kept:
+            with _fitting("The direction", [module.weight for module in self.modules.values()]):
+                kept[kind] = {
+                    name: make(module, as_linear(module, direction.tensors[f"{name}.weight"]))
+                    for name, module in self.modules.items()
+                }
+        return kept[kind]
+
+    def _shares(self, module: nn.Module, direction: torch.Tensor, beside: int) -> TokenShares:
+        return TokenShares(direction, beside).to(module.weight.device, computed_dtype(module.weight))
+
+
+class _TornError(Exception):
+    """A sum of gradients holds a part of a batch."""
 
 
 @contextmanager
-def scoring_mode(model: nn.Module, differentiate: Sequence[torch.Tensor] = ()):
-    """Eval mode, with gradients for the given parameters alone; everything is put back, whatever happens.
-
-    Eval mode also turns gradient checkpointing off, which in training mode can return no gradients without a word.
-    """
-    training = [module for module in model.modules() if module.training]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = {parameter.device for parameter, _ in flags if parameter.device.type == "cuda"}
+def _fitting(what: str, weights: Iterable[torch.Tensor]):
+    """Says of what there was too much, where memory runs out before any row is run."""
     try:
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            model.eval()
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            for parameter in differentiate:
-                parameter.requires_grad_(True)
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module in training:
-            module.training = True
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise RuntimeError(
+            f"{what} of {sum(weight.numel() for weight in weights):,} parameters does not fit into memory beside the "
+            "model. Score fewer modules (`target_modules`) or an adapter's, or use a larger device."
+        ) from error

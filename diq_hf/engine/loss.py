@@ -1,18 +1,23 @@
-"""The mean cross-entropy of each row, with the language-model head applied at trained positions only, in chunks."""
+"""Cross-entropy summed over each row's trained tokens, the language-model head applied at those alone, in chunks."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..rows.batching import Batch
 from ..rows.encoded import IGNORE_INDEX
+from .modes import evaluating
 from .modules import computed_dtype
 
 
-# Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a matrix product to run at full speed.
+# Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a CPU's matrix product to run at full speed.
 LOGITS_PER_CHUNK = 2**24
+# Accelerators take so many times as many.
+LARGER_CHUNKS = 4
 # What models call the cap on their logits, and the factors on them (or their inverse).
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "softcap")
 FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -42,7 +47,7 @@ class RowLoss:
         causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.backbone = causal_lm.base_model
         self.decoder = causal_lm.get_decoder()
-        self.head = causal_lm.get_output_embeddings()
+        self.head = _plain(causal_lm.get_output_embeddings())
         if self.head is None or self.backbone is causal_lm or causal_lm.config.is_encoder_decoder:
             raise ValueError(
                 f"{type(causal_lm).__name__} is no decoder with a language-model head: pass a causal language model."
@@ -96,26 +101,23 @@ class RowLoss:
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats."""
-        bias = getattr(self.head, "bias", None)
-        return _ChunkedCrossEntropy.apply(hidden, self.head.weight, bias, targets, self.scale, self.softcap)
+        # Under autocast every product would cast the whole head anew.
+        dtype = computed_dtype(self.head.weight)
+        weight, bias = (p if p is None else p.to(dtype) for p in (self.head.weight, getattr(self.head, "bias", None)))
+        return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, self.scale, self.softcap)
 
     @torch.no_grad()
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:
         """The factor on the logits that gives the model's own, seen on a few tokens; also looks that it is causal."""
         embeddings = causal_lm.get_input_embeddings().weight
         input_ids = torch.arange(1, 9, device=embeddings.device)[None] % len(embeddings)
-        training = [module for module in causal_lm.modules() if module.training]
-        causal_lm.eval()
-        try:
+        with evaluating(causal_lm):
             expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
             otherwise = torch.cat([input_ids[:, :4], input_ids[:, :4]], dim=1)  # as it starts, and as it does not end
-            start = self.backbone(input_ids=otherwise, use_cache=False).last_hidden_state[0, :4].double()
-        finally:
-            for module in training:
-                module.training = True
+            start = self.backbone(input_ids=otherwise, use_cache=False).last_hidden_state[0, :4].cpu().double()
         name, epsilon = type(causal_lm).__name__, torch.finfo(computed_dtype(self.head.weight)).eps
-        if not bool(((hidden[:4].double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
+        if not bool(((hidden[:4].cpu().double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
             raise ValueError(
                 f"{name} looks at later tokens: it is not causal, so padding would change its scores. Pass a causal "
                 "language model."
@@ -133,6 +135,23 @@ class RowLoss:
         return candidates[best]
 
 
+def _plain(head: nn.Module | None) -> nn.Module | None:
+    """The head without what PEFT wraps around it.
+
+    Raises:
+        `ValueError`: It carries an adapter of its own.
+    """
+    if isinstance(head, ModulesToSaveWrapper):
+        copies = [] if head.disable_adapters else head.active_adapters
+        head = head.modules_to_save[copies[0]] if copies else head.original_module
+    if isinstance(head, BaseTunerLayer) and not head.merged:
+        raise ValueError(
+            "The output embeddings carry an adapter, and influence needs them as one matrix. Merge it with "
+            "`model.merge_and_unload()`, or leave `lm_head` out of `target_modules`."
+        )
+    return head
+
+
 def _logits(hidden, weight, bias, scale, softcap):
     logits = nn.functional.linear(hidden, weight, bias)
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -146,7 +165,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, softcap):
-        chunk = max(1, LOGITS_PER_CHUNK // len(weight))
+        chunk = max(1, LOGITS_PER_CHUNK * (1 if weight.device.type == "cpu" else LARGER_CHUNKS) // len(weight))
         wants_gradient = ctx.needs_input_grad[0]
         losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         gradient = torch.empty_like(hidden) if wants_gradient else None

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,6 +14,11 @@ from transformers.pytorch_utils import Conv1D
 # The attention's q, k and v, the paper's LoRA targets, by the names models give them; fused projections included.
 DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv", "c_attn")
 
+# Why the output embeddings are no part of φ.
+HEAD = (
+    "They run at trained tokens only, a chunk at a time, where nothing is read, so influence would lack their share."
+)
+
 
 def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
     """The linear modules whose weights are φ, by name: see [`~diq_hf.engine.influence.InfluenceEngine`]."""
@@ -26,6 +30,13 @@ def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None 
                 "base weights, merge the adapter first with `model.merge_and_unload()`."
             )
         found = {name: module for name, module in linear.items() if module.weight.requires_grad}
+        head = {id(module) for module in model.get_output_embeddings().modules()}
+        if trained := [name for name, module in found.items() if id(module) in head]:
+            raise ValueError(
+                f"The adapter trains the output embeddings ({some(trained)}). {HEAD} Leave `lm_head` out of "
+                "`target_modules` and `modules_to_save`, or freeze it while scoring: "
+                "`model.get_output_embeddings().requires_grad_(False)`."
+            )
         ours = {id(module.weight) for module in found.values()}
         others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in ours]
         if others:
@@ -47,7 +58,9 @@ def scored_modules(model: nn.Module, target_modules: str | Sequence[str] | None 
             linear = {name: module for name, module in linear.items() if id(module) in decoder}
         found = {name: module for name, module in linear.items() if _matches(name, names)}
         if head in found.values():
-            raise ValueError("The output embeddings cannot be scored. Leave `lm_head` out of `target_modules`.")
+            raise ValueError(
+                f"The output embeddings cannot be scored. {HEAD} Leave `lm_head` out of `target_modules`."
+            )
         if not found:
             endings = sorted({name.rsplit(".", 1)[-1] for name, module in linear.items() if module is not head})
             raise ValueError(
@@ -67,7 +80,9 @@ def as_linear(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
 def computed_dtype(weight: torch.Tensor) -> torch.dtype:
     """The dtype that products with a weight are computed in: its own, or autocast's."""
     kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):  # autocast leaves float64 alone
+        return weight.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def check_whole(model: nn.Module) -> None:
@@ -99,17 +114,6 @@ def check_quantization(model: nn.Module) -> None:
                 "row's score would depend on its company. Load with "
                 "`BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)`, or in 4 bits."
             )
-
-
-def fixed_rotary_length(config: Any) -> int | None:
-    """Longest row whose rotary embedding does not depend on its batch, or `None` for no limit."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    if not any(part.get("rope_type") in ("dynamic", "longrope") for part in parts):
-        return None
-    lengths = [part.get("original_max_position_embeddings") for part in parts]
-    lengths.append(getattr(config, "original_max_position_embeddings", None))
-    return next(filter(None, lengths), config.max_position_embeddings)
 
 
 def _matches(name: str, targets: str | Sequence[str]) -> bool:

@@ -1,12 +1,13 @@
 """Probes: hooks that read each row's gradient while one backward pass forms it, so that it is never kept.
 
-A linear module with input a_t and loss gradient b_t at its output has the weight gradient Σ_t b_t a_tᵀ, the sum over a
-row's tokens. Its product with a fixed direction ΔW is a sum of the tokens' shares ⟨b_t, ΔW a_t⟩, whatever rows stand
-side by side; several directions and projections are taken from the row's own Σ_t b_t a_tᵀ, which lives no longer than
-the module's turn in the backward pass.
+A linear module with input a_t and loss gradient b_t at its output has the weight gradient Σ_t b_t a_tᵀ. Its product
+with a fixed direction ΔW is a sum of the tokens' shares ⟨b_t, ΔW a_t⟩, whatever rows stand side by side; projections
+and norms are taken from the row's own sum, which lives no longer than the module's turn in the backward pass; and the
+sum over all tokens is the batch's gradient.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -21,11 +22,11 @@ from .modules import some
 class Reader(Protocol):
     """What is read off one module."""
 
-    def keep(self, inputs: torch.Tensor) -> torch.Tensor:
+    def keep(self, inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         """What the backward pass needs of the module's inputs, of shape `(rows, length, features)`."""
 
-    def read(self, kept: torch.Tensor, grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The module's part of the result."""
+    def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The module's part of the result, which must have the sink's shape or broadcast to it."""
 
 
 class TokenShares:
@@ -34,24 +35,32 @@ class TokenShares:
     Args:
         direction (`torch.Tensor` of shape `(out_features, in_features)`):
             ΔW.
+        beside (`int`, *optional*, defaults to `1`):
+            Directions that are read in the same pass.
     """
 
-    def __init__(self, direction: torch.Tensor):
+    def __init__(self, direction: torch.Tensor, beside: int = 1):
         self.direction = direction
-        # A power of two, so that nothing is rounded: an fp16 product of small numbers would vanish otherwise.
-        largest = float(direction.abs().max())
-        self.scale = 2.0 ** math.floor(math.log2(largest)) if largest > 0 and math.isfinite(largest) else 1.0
-        self.narrow_output = direction.shape[0] <= direction.shape[1]
+        self.scale = 1.0
+        # ⟨b, ΔW a⟩ = ⟨ΔWᵀ b, a⟩: keep whichever is smaller, ΔW a or a itself, which serves all directions.
+        self.narrow_output = beside * direction.shape[0] <= direction.shape[1]
         self._cast: torch.Tensor | None = None
 
-    def keep(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self._cast is None or (self._cast.dtype, self._cast.device) != (inputs.dtype, inputs.device):
-            self._cast = (self.direction / self.scale).to(inputs.device, inputs.dtype)
-        # ⟨b, ΔW a⟩ = ⟨ΔWᵀ b, a⟩: keep whichever is smaller, ΔW a or a itself.
-        return nn.functional.linear(inputs, self._cast) if self.narrow_output else inputs
+    def to(self, device: torch.device, dtype: torch.dtype) -> "TokenShares":
+        """Makes the direction ready for products there: once, however many batches follow."""
+        if self._cast is None or (self._cast.device, self._cast.dtype) != (device, dtype):
+            cast = self.direction
+            if dtype != cast.dtype:
+                # A power of two, so that nothing is rounded: an fp16 product of small numbers would vanish otherwise.
+                largest = float(cast.abs().max())
+                self.scale = 2.0 ** math.floor(math.log2(largest)) if largest > 0 and math.isfinite(largest) else 1.0
+                cast = cast / self.scale
+            self._cast = cast.to(device, dtype)
+        return self
 
-    def read(self, kept: torch.Tensor, grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.shares(kept, grad_output)
+    def keep(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.to(inputs.device, inputs.dtype)
+        return nn.functional.linear(inputs, self._cast) if self.narrow_output else inputs
 
     def shares(self, kept: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
         """Each token's share, of the shape of the tokens."""
@@ -60,39 +69,90 @@ class TokenShares:
         return (pulled.to(wide) * kept.to(wide)).sum(dim=-1) * self.scale
 
 
+class Shares:
+    """The tokens' shares of several directions, of shape `(rows, length, directions)`.
+
+    Args:
+        directions (`Sequence[TokenShares]`):
+            One for each.
+    """
+
+    def __init__(self, directions: Sequence[TokenShares]):
+        self.directions = directions
+
+    def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        return [direction.keep(inputs) for direction in self.directions]
+
+    def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        pairs = zip(self.directions, kept, strict=True)
+        return torch.stack([direction.shares(part, grad_output) for direction, part in pairs], dim=-1)
+
+
 class RowProducts:
-    """Products of each row's gradient with several directions, and its projection.
+    """Products of each row's gradient with several directions, and what else is read off it: `(rows, numbers)`.
 
     Args:
         directions (`Sequence[torch.Tensor]`):
-            Directions, each of shape `(out_features, in_features)`.
+            Directions, each of shape `(out_features, in_features)` or flat, on the module's device.
         projection (`Callable`, *optional*):
             Turns a flat gradient into its projection.
+        norm (`bool`, *optional*, defaults to `False`):
+            Whether the gradient's squared norm comes last.
     """
 
     def __init__(
         self,
         directions: Sequence[torch.Tensor],
         projection: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        norm: bool = False,
     ):
         self.directions = [direction.reshape(-1) for direction in directions]
-        self.projection = projection
+        self.projection, self.norm = projection, norm
 
-    def keep(self, inputs: torch.Tensor) -> torch.Tensor:
-        # Once: directions from disk start on the CPU.
-        self.directions = [direction.to(inputs.device) for direction in self.directions]
-        return inputs
+    def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        return [inputs]
 
-    def read(self, kept: torch.Tensor, grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if kept.dtype == torch.float16:  # whose sums overflow
-            kept, grad_output = kept.float(), grad_output.float()
-        wide = torch.promote_types(kept.dtype, torch.float32)
+    def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        inputs, grad_output = _summable(kept[0], grad_output)
+        wide = torch.promote_types(inputs.dtype, torch.float32)
         found = []
-        for inputs, outputs in zip(batch.rows(kept), batch.rows(grad_output), strict=True):
-            gradient = (outputs.T @ inputs).to(wide).reshape(-1)
+        for row, outputs in zip(batch.rows(inputs), batch.rows(grad_output), strict=True):
+            gradient = (outputs.T @ row).to(wide).reshape(-1)
             parts = [torch.dot(gradient, direction.to(wide))[None] for direction in self.directions]
-            found.append(torch.cat([*parts, *([self.projection(gradient)] if self.projection else [])]))
+            parts += [self.projection(gradient)] if self.projection else []
+            parts += [torch.dot(gradient, gradient)[None]] if self.norm else []
+            found.append(torch.cat(parts))
         return torch.stack(found)
+
+
+class WeightGradient:
+    """Adds a batch's whole gradient to a sum, so that neither the batch's own nor the weight's `.grad` is kept.
+
+    Args:
+        total (`torch.Tensor` of shape `(out_features, in_features)`):
+            The sum, in fp32 or wider.
+    """
+
+    def __init__(self, total: torch.Tensor):
+        self.total = total
+        self.factor = 1.0
+        """What the gradient counts for."""
+
+    def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        return [inputs]
+
+    def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        inputs, outputs = (tensor.flatten(0, -2) for tensor in _summable(kept[0], grad_output))
+        if inputs.dtype == self.total.dtype:
+            self.total.addmm_(outputs.T, inputs, alpha=self.factor)
+        else:
+            self.total.add_(outputs.T @ inputs, alpha=self.factor)
+        return outputs.new_zeros(())
+
+
+def _summable(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The same in fp32 if they are fp16, whose sums overflow."""
+    return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in tensors]
 
 
 class Probes:
@@ -105,7 +165,10 @@ class Probes:
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         self.modules = modules
-        self._fired: set[str] = set()
+        self._calls: Counter[str] = Counter()
+        self._unread: set[str] = set()
+        self._batch: Batch | None = None
+        self._sink: torch.Tensor | None = None
 
     @contextmanager
     def reading(self, readers: Mapping[str, Reader]):
@@ -116,29 +179,48 @@ class Probes:
                 handles.append(module.register_forward_hook(self._hook(name, readers[name])))
             yield
         finally:
+            self._batch = self._sink = None
             for handle in handles:
                 handle.remove()
 
     def start(self, batch: Batch, sink: torch.Tensor) -> None:
         """Says which batch comes next and whose gradient the readings become."""
         self._batch, self._sink = batch, sink
-        self._fired.clear()
+        self._calls.clear()
+        self._unread = set(self.modules)
 
-    def check(self) -> None:
+    def check(self, once: bool = False) -> None:
+        """Looks whether the forward pass has called every module, and where it matters no more than once.
+
+        Raises:
+            `ValueError`: It has not.
+        """
+        if silent := [name for name in self.modules if name not in self._calls]:
+            raise ValueError(
+                f"The forward pass does not call {some(silent)}, so no gradient can be read there. Either its weight "
+                "takes no part in the loss: is its adapter active and unmerged? Or it is used without calling the "
+                "module (`target_parameters` of PEFT, for one): leave it out of the adapter or of `target_modules`."
+            )
+        if once and (repeated := [name for name, calls in self._calls.items() if calls > 1]):
+            raise ValueError(
+                f"The forward pass calls {some(repeated)} more than once, and a row's gradient there is a sum whose "
+                "norm cannot be taken in parts. Leave it out of `target_modules`, or score without norms."
+            )
+
+    def check_read(self) -> None:
         """
         Raises:
-            `ValueError`: A module was not called in the forward pass, so nothing was read off it.
+            `ValueError`: The backward pass did not reach a module that the forward pass had called.
         """
-        if silent := [name for name in self.modules if name not in self._fired]:
+        if unread := [name for name in self.modules if name in self._unread]:
             raise ValueError(
-                f"The forward pass uses the weight of {some(silent)} without calling the module, so its share of "
-                "the influence cannot be taken. Leave it out of the adapter or of `target_modules` "
-                "(`target_parameters` of PEFT, for one)."
+                f"{some(unread)} takes no part in the loss, so rows cannot be scored by it. Leave it out of the "
+                "adapter or of `target_modules`."
             )
 
     def _hook(self, name: str, reader: Reader):
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-            self._fired.add(name)
+            self._calls[name] += 1
             expected = self._batch.input_ids.shape
             if output.shape[:-1] != expected:
                 raise ValueError(
@@ -146,8 +228,13 @@ class Probes:
                     "one vector a token (experts of a mixture, for one). Leave it out of `target_modules`."
                 )
             # A model spread over devices has modules away from the tokens; the product is taken in the output's dtype.
-            inputs = args[0].to(output.dtype)
-            return _Probe.apply(output, inputs, reader, self._batch, self._sink.to(output.device))
+            inputs, sink, batch = args[0].to(output.dtype), self._sink.to(output.device), self._batch
+
+            def read(kept: Sequence[torch.Tensor], grad_output: torch.Tensor) -> torch.Tensor:
+                self._unread.discard(name)
+                return reader.read(kept, grad_output, batch).to(sink.dtype).expand(sink.shape)
+
+            return _Probe.apply(output, inputs, reader.keep, read, sink)
 
         return hook
 
@@ -156,12 +243,11 @@ class _Probe(torch.autograd.Function):
     """Identity on a module's output, whose backward adds the reader's reading to the sink's gradient."""
 
     @staticmethod
-    def forward(ctx, output, inputs, reader, batch, sink):
-        ctx.reader, ctx.batch, ctx.dtype = reader, batch, sink.dtype
-        ctx.save_for_backward(reader.keep(inputs))
+    def forward(ctx, output, inputs, keep, read, sink):
+        ctx.read = read
+        ctx.save_for_backward(*keep(inputs))
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx, grad_output):
-        (kept,) = ctx.saved_tensors
-        return grad_output, None, None, None, ctx.reader.read(kept, grad_output, ctx.batch).to(ctx.dtype)
+        return grad_output, None, None, None, ctx.read(ctx.saved_tensors, grad_output)

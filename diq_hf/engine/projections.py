@@ -62,7 +62,7 @@ class Projection:
             generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "little"))
             slots = torch.randperm(-(-size // self.dim) * self.dim, generator=generator)[:size]
             signs = torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1)
-            self._tables[key] = slots.to(like.device), signs.to(like)
+            self._tables[key] = slots.to(like.device), signs.to(like.device, like.dtype)
         return self._tables[key]
 
 

@@ -43,7 +43,7 @@ def score_rows(
         kept: list[int] = []
         for i, row in enumerate(rows):
             try:
-                ready = scorer.encoder(row)
+                ready = scorer.encode(row)
                 prepared.append(scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None)
             except RowError as error:
                 _refuse(scorer, f"{row_name(i, indices[i], row)}: {error}", error)

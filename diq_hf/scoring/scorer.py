@@ -17,6 +17,7 @@ from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
 from ..engine.projections import Projection
 from ..recipe import Recipe
+from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from .columns import count_unscored, progress, reusable_difficulties, score_rows
@@ -161,7 +162,7 @@ class DIQScorer:
         self.projection = (
             None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
         )
-        self.validation = {name: encode_group(rows, name, self.encoder) for name, rows in groups.items()}
+        self.validation = {name: encode_group(rows, name, self.encode) for name, rows in groups.items()}
         self._name = str(model) if isinstance(model, str | Path) else None
         self.weights_digest = WeightsDigest(self.model)
         self.meter = Meter()
@@ -312,6 +313,16 @@ class DIQScorer:
     def difficulties(self, examples: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """A reusable source's columns on rows. One that it cannot read gets NaN here and is refused when scored."""
         return reusable_difficulties(self, as_rows(self._read(examples)))
+
+    def encode(self, row: Mapping) -> EncodedRow:
+        """One row as the model trains on it.
+
+        Raises:
+            [`RowError`]: The row cannot be trained on, or is longer than the model can take.
+        """
+        encoded = self.encoder(row)
+        self.engine.check_row(encoded)
+        return encoded
 
     def _read(self, examples: Mapping) -> dict:
         self._check_columns(examples)

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from diq_hf.engine import loss as loss_module
-from diq_hf.engine.influence import InfluenceEngine, scoring_mode
-from diq_hf.engine.probes import RowProducts
+from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.engine.probes import RowProducts, TokenShares, WeightGradient
 from diq_hf.rows.batching import Batch
 from diq_hf.rows.encoded import EncodedRow
 from diq_hf.rows.formats import RowEncoder
@@ -193,7 +193,10 @@ def test_several_directions_in_lower_precision(dtype, rows, validation_rows):
 def test_sums_that_fp16_cannot_hold():
     batch = Batch(torch.zeros(1, 100), torch.zeros(1, 100), [100], True)
     inputs, outputs = (torch.full((1, 100, 2), 30.0, dtype=torch.float16) for _ in range(2))
-    assert RowProducts([torch.ones(2, 2)]).read(inputs, outputs, batch).item() == 4 * 100 * 30 * 30
+    assert RowProducts([torch.ones(2, 2)]).read([inputs], outputs, batch).item() == 4 * 100 * 30 * 30
+    total = torch.zeros(2, 2)
+    WeightGradient(total).read([inputs], outputs, batch)
+    assert (total == 100 * 30 * 30).all()
 
 
 def test_company_padding_and_order_do_not_matter(rows, validation_rows):
@@ -337,15 +340,55 @@ def test_out_of_memory_halves_the_budget(rows, validation_rows):
         engine.score(rows, direction)
 
 
-def test_scoring_mode_differentiates_only_what_it_is_told():
-    model = make_model()
-    weight = model.model.layers[0].self_attn.q_proj.weight
-    with scoring_mode(model, [weight]):
-        assert [n for n, p in model.named_parameters() if p.requires_grad] == [
-            "model.layers.0.self_attn.q_proj.weight"
-        ]
-        assert not model.training
-    assert all(p.requires_grad for p in model.parameters())
+@pytest.mark.parametrize("batch", [1, 2], ids=["first batch", "later batch"])
+def test_out_of_memory_in_the_midst_of_a_backward_pass(batch, rows):
+    """Some modules have added their part of the batch by then: none of it may be counted twice."""
+    model = in_float64(make_model())
+    engine = InfluenceEngine(model, max_tokens_per_batch=300)
+    expected = engine.validation_gradient(rows)
+    engine = InfluenceEngine(model, max_tokens_per_batch=300)
+    passes, progress = [], []
+
+    def short_of_memory(module, args, output):
+        passes.append(output.numel())
+        if len(passes) == batch:
+            output.register_hook(lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")))
+
+    hook = model.model.layers[1].input_layernorm.register_forward_hook(short_of_memory)
+    found = engine.validation_gradient(rows, progress.append)
+    hook.remove()
+    assert len(passes) > batch and sum(progress) == len(rows) and engine.budget.max_tokens < 300
+    assert abs(found.loss - expected.loss) < 1e-12
+    for name, tensor in expected.tensors.items():
+        assert relative_error(found.tensors[name].numpy(), tensor.numpy()) < 1e-12
+
+
+def test_sums_that_do_not_fit(rows, validation_rows, monkeypatch):
+    """It is not row 0 that is too long."""
+
+    def short_of_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 100 GiB.")
+
+    engine = InfluenceEngine(make_model().bfloat16())
+    direction = engine.validation_gradient(validation_rows)
+    monkeypatch.setattr(TokenShares, "to", short_of_memory)
+    with pytest.raises(RuntimeError, match=r"direction of 4,096 parameters does not fit.*target_modules"):
+        engine.score(rows, direction)
+    monkeypatch.setattr(torch, "zeros", short_of_memory)
+    with pytest.raises(RuntimeError, match=r"validation gradient of 4,096 parameters does not fit.*target_modules"):
+        engine.validation_gradient(rows)
+
+
+def test_a_weight_that_two_modules_share(rows, validation_rows, tmp_path):
+    model = in_float64(make_model())
+    first, second = (layer.self_attn for layer in model.model.layers)
+    second.q_proj.weight = first.q_proj.weight
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    engine = InfluenceEngine(model)
+    assert len(engine.modules) == 6 and len(attention_weights(model)) == 5
+    direction = engine.validation_gradient(validation_rows)
+    assert relative_error(engine.score(rows, direction)[0], expected) < 1e-9
+    direction.save(tmp_path / "direction.safetensors", "recipe")
 
 
 class TestRefusals:
@@ -360,6 +403,26 @@ class TestRefusals:
     def test_head_as_target(self):
         with pytest.raises(ValueError, match="output embeddings cannot be scored"):
             InfluenceEngine(make_model(), target_modules=["lm_head"])
+
+    @pytest.mark.parametrize("settings", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+    def test_head_in_an_adapter(self, settings, rows, validation_rows):
+        """Refused for what it is; frozen, a head that was trained is a matrix like any other."""
+        model = in_float64(make_model())
+        model = with_lora(model, **settings).double()
+        with pytest.raises(ValueError, match=r"adapter trains the output embeddings.*lm_head.*freeze it"):
+            InfluenceEngine(model)
+        model.get_output_embeddings().requires_grad_(False)
+        if "target_modules" in settings:
+            with pytest.raises(ValueError, match=r"output embeddings carry an adapter.*merge_and_unload"):
+                InfluenceEngine(model)
+            return
+        with torch.no_grad():
+            model.base_model.model.lm_head.modules_to_save.default.weight *= 1.5
+        phi = [p for p in model.parameters() if p.requires_grad]
+        expected, _ = oracle(model, phi, rows, validation_rows)
+        engine = InfluenceEngine(model)
+        found, _ = engine.score(rows, engine.validation_gradient(validation_rows))
+        assert relative_error(found, expected) < 1e-9
 
     def test_targets_with_an_adapter(self):
         with pytest.raises(ValueError, match="merge the adapter"):
@@ -413,7 +476,14 @@ class TestRefusals:
         model = with_lora(Qwen3MoeForCausalLM(config), **lora)
         engine = InfluenceEngine(model)
         with pytest.raises(ValueError, match="without calling the module"):
-            engine.score(rows, engine.validation_gradient(validation_rows))
+            engine.validation_gradient(validation_rows)
+
+    def test_module_whose_output_is_not_used(self, validation_rows):
+        model = make_model()
+        model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+        engine = InfluenceEngine(model)
+        with pytest.raises(ValueError, match=r"layers.0.self_attn.q_proj, .*v_proj takes no part in the loss"):
+            engine.validation_gradient(validation_rows)
 
     @pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
     def test_rotary_embedding_of_the_batch(self, rope_type, rows, validation_rows):
