@@ -84,6 +84,9 @@ class InfluenceEngine:
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
+        # Several directions, off the CPU: a product a token and direction, in few and large operations. On a CPU a
+        # product a row and direction, with the row's own gradient, is the least to compute.
+        self.several_by_token = self.device.type != "cpu"
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
         # What is made of a direction before it is read, for as long as there is the direction.
         self._prepared: WeakKeyDictionary[Direction, dict[Any, dict[str, Any]]] = WeakKeyDictionary()
@@ -180,7 +183,8 @@ class InfluenceEngine:
         rows: Sequence[EncodedRow],
         direction: Direction | Sequence[Direction],
         progress: Callable[[int], None] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        norms: bool = False,
+    ) -> tuple[np.ndarray, ...]:
         """Influence and loss of each row.
 
         Args:
@@ -190,19 +194,29 @@ class InfluenceEngine:
                 The validation gradient, taken at the same weights; or several, read in the same pass.
             progress (`Callable`, *optional*):
                 Called with the number of rows just done.
+            norms (`bool`, *optional*, defaults to `False`):
+                Also give the norm of each row's gradient, |g(z)|, at the price of forming it module by module.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: influence, float64, of shape `(len(rows),)` or `(len(rows), directions)`,
-            and loss (nats), float64, of shape `(len(rows),)`. A row whose loss overflows has non-finite values here.
+            `tuple[np.ndarray, ...]`: influence, float64, of shape `(len(rows),)` or `(len(rows), directions)`, loss
+            (nats), float64, of shape `(len(rows),)`, and on request norms, likewise. A row whose loss overflows has
+            non-finite values here.
+
+        Raises:
+            [`RowError`]: A row is longer than the model's positions.
+            `ValueError`: The forward pass does not call a scored module, or calls it twice where norms are wanted.
         """
-        several = [direction] if isinstance(direction, Direction) else direction
-        prepared = [
-            self._prepare(one, len(several), lambda module, part: self._shares(module, part, len(several)))
-            for one in several
-        ]
-        readers = {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}
-        found, loss = self._read(rows, readers, len(several), by_token=True, progress=progress)
-        return (found[:, 0] if isinstance(direction, Direction) else found), loss
+        several = [direction] if isinstance(direction, Direction) else list(direction)
+        by_token = not norms and (len(several) == 1 or self.several_by_token)
+        if by_token:
+            shares = lambda module, part: self._shares(module, part, len(several))  # noqa: E731
+            prepared = [self._prepare(one, len(several), shares) for one in several]
+            readers = {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}
+        else:
+            readers = self._products(several, norm=norms)
+        found, loss = self._read(rows, readers, len(several) + norms, by_token, progress, norms=norms)
+        influence = found[:, 0] if isinstance(direction, Direction) else found[:, : len(several)]
+        return (influence, loss, np.sqrt(found[:, -1])) if norms else (influence, loss)
 
     def project(
         self,
@@ -227,13 +241,9 @@ class InfluenceEngine:
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: projected gradients, of shape `(len(rows), projection.dim)`,
             influences, of shape `(len(rows), len(directions))`, and losses, of shape `(len(rows),)`; float64.
         """
-        flat = lambda module, part: part.reshape(-1).to(module.weight.device)  # noqa: E731
-        prepared = [self._prepare(direction, "flat", flat) for direction in directions]
-        readers = {
-            name: RowProducts([of_one[name] for of_one in prepared], projection.of(name)) for name in self.modules
-        }
+        readers = self._products(directions, projection)
         width = len(directions) + projection.dim
-        found, loss = self._read(rows, readers, width, by_token=False, progress=progress)
+        found, loss = self._read(rows, readers, width, False, progress)
         return found[:, len(directions) :], found[:, : len(directions)], loss
 
     def _read(
@@ -243,6 +253,7 @@ class InfluenceEngine:
         width: int,
         by_token: bool,
         progress: Callable[[int], None] | None,
+        norms: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One backward pass a batch, in which every module is read: `width` numbers a token, or a row."""
         self._check(rows)
@@ -254,14 +265,16 @@ class InfluenceEngine:
             sink = torch.zeros(shape, dtype=self.dtype, device=self.device, requires_grad=True)
             self.probes.start(batch, sink)
             losses = self.row_loss(batch)
-            self.probes.check()
+            self.probes.check(once=norms)
             # The sum keeps every row apart; each is divided by its own token count afterwards, never rounded before.
             (readings,) = torch.autograd.grad(losses.sum(), sink)
             readings = readings.cpu().double()
             if by_token:
                 readings = torch.stack([row.sum(dim=0) for row in batch.rows(readings)])
-            counts = np.array([rows[i].num_trained for i in indices])
-            return readings.numpy() / counts[:, None], losses.detach().cpu().double().numpy() / counts
+            readings, counts = readings.numpy(), np.array([rows[i].num_trained for i in indices])
+            if norms:  # the last of them squared
+                readings[:, -1] /= counts
+            return readings / counts[:, None], losses.detach().cpu().double().numpy() / counts
 
         with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
             for indices, (readings, losses) in self.budget.run(rows, read):
@@ -320,6 +333,16 @@ class InfluenceEngine:
                     for name, module in self.modules.items()
                 }
         return kept[kind]
+
+    def _products(
+        self, directions: Sequence[Direction], projection: Projection | None = None, norm: bool = False
+    ) -> dict[str, Reader]:
+        flat = lambda module, part: part.reshape(-1).to(module.weight.device)  # noqa: E731
+        prepared = [self._prepare(direction, "flat", flat) for direction in directions]
+        return {
+            name: RowProducts([of_one[name] for of_one in prepared], projection and projection.of(name), norm)
+            for name in self.modules
+        }
 
     def _shares(self, module: nn.Module, direction: torch.Tensor, beside: int) -> TokenShares:
         return TokenShares(direction, beside).to(module.weight.device, computed_dtype(module.weight))

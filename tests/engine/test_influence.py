@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MODELS, SIZES, make_model
-from oracle import attention_weights, in_float64, oracle, relative_error, with_lora
+from oracle import attention_weights, in_float64, oracle, relative_error, row_gradient, with_lora
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -161,7 +161,8 @@ def test_attention_comes_back_after_an_error(rows, validation_rows):
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("adapter", [False, True], ids=["weights", "lora"])
-def test_several_directions_in_one_pass(name, packed, adapter, rows, validation_rows):
+@pytest.mark.parametrize("by_token", [True, False], ids=["by token", "by row"])
+def test_several_directions_in_one_pass(name, packed, adapter, by_token, rows, validation_rows):
     model = in_float64(make_model(name))
     if adapter:
         model = with_lora(model, **({"target_modules": ["c_attn"]} if name == "gpt2" else {})).double()
@@ -170,6 +171,7 @@ def test_several_directions_in_one_pass(name, packed, adapter, rows, validation_
         phi = attention_weights(model)
     engine = InfluenceEngine(model, max_tokens_per_batch=300)
     engine.packing.possible = engine.budget.packed = packed
+    engine.several_by_token = by_token
     groups = [validation_rows[:1], validation_rows[1:], validation_rows]
     directions = [engine.validation_gradient(group) for group in groups]
     found, loss = engine.score(rows, directions)
@@ -180,14 +182,51 @@ def test_several_directions_in_one_pass(name, packed, adapter, rows, validation_
         assert relative_error(loss, expected_loss) < 1e-9
 
 
+@pytest.mark.parametrize("by_token", [True, False], ids=["by token", "by row"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_several_directions_in_lower_precision(dtype, rows, validation_rows):
+def test_several_directions_in_lower_precision(dtype, by_token, rows, validation_rows):
     """Each is what it is alone, up to the rounding of a product; `test_lower_precision` holds that to the oracle."""
     engine = InfluenceEngine(make_model().to(dtype))
+    engine.several_by_token = by_token
     directions = [engine.validation_gradient(group) for group in (validation_rows[:1], validation_rows[1:])]
     found, _ = engine.score(rows, directions)
     for k, direction in enumerate(directions):
         assert relative_error(found[:, k], engine.score(rows, direction)[0]) < 5e-3
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["weights", "lora"])
+def test_norms(name, packed, adapter, rows, validation_rows):
+    model = in_float64(make_model(name))
+    if adapter:
+        model = with_lora(model, **({"target_modules": ["c_attn"]} if name == "gpt2" else {})).double()
+        phi = [p for p in model.parameters() if p.requires_grad]
+    else:
+        phi = attention_weights(model)
+    gradients = [row_gradient(model, phi, row)[0] for row in rows]
+    expected = np.array([sum(part.square().sum().item() for part in parts) ** 0.5 for parts in gradients])
+    engine = InfluenceEngine(model, max_tokens_per_batch=300)
+    engine.packing.possible = engine.budget.packed = packed
+    direction = engine.validation_gradient(validation_rows)
+    influence, loss, norms = engine.score(rows, direction, norms=True)
+    assert relative_error(norms, expected) < 1e-9
+    alone, lost = engine.score(rows, direction)
+    assert relative_error(influence, alone) < 1e-9 and relative_error(loss, lost) < 1e-12
+    several, _, same = engine.score(rows, [direction, direction], norms=True)
+    assert several.shape == (len(rows), 2) and relative_error(several[:, 1], alone) < 1e-9 and (same == norms).all()
+
+
+def test_norms_of_a_module_that_is_called_twice(rows, validation_rows):
+    """Its gradient is a sum over the calls: shares of it add up, squares do not."""
+    model = in_float64(make_model())
+    model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
+    expected, _ = oracle(model, attention_weights(model), rows, validation_rows)
+    engine = InfluenceEngine(model)
+    direction = engine.validation_gradient(validation_rows)
+    assert relative_error(engine.score(rows, direction)[0], expected) < 1e-9
+    with pytest.raises(ValueError, match=r"layers.0.self_attn.q_proj more than once"):
+        engine.score(rows, direction, norms=True)
 
 
 def test_sums_that_fp16_cannot_hold():
