@@ -119,10 +119,11 @@ class Steering:
         """
         self.first_step = state.global_step
         self.sampler.begin(state.global_step, skip=not self.trainer.args.ignore_data_skip)
+        if saved:
+            self._restore(saved, state)
         if self.history is not None and self.trainer.is_world_process_zero():
             self.history.clear(state.global_step if saved else -1)
         if saved:
-            self._restore(saved, state)
             return
         self.sampler.select(np.arange(len(self.pool.num_tokens)), start=self.sampler.epoch * len(self.sampler))
         if self.settings.online:
@@ -353,6 +354,8 @@ class Steering:
 
     def _find_direction(self, saved: dict, state: TrainerState) -> Direction | None:
         args = self.trainer.args
+        if saved["direction"] is None:  # nothing was read online then
+            return None
         folders = [Path(folder) / _checkpoint(state) for folder in (saved["output_dir"], args.output_dir)]
         if isinstance(args.resume_from_checkpoint, str):
             folders.insert(0, Path(args.resume_from_checkpoint))

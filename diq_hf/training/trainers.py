@@ -170,7 +170,7 @@ def install(sampler: SelectionSampler, trainer: Trainer) -> None:
     found, pool = batches.sampler, len(trainer.train_dataset)
     own = type(found).__module__.partition(".")[0] not in ("torch", "accelerate", "transformers")
     drawn = isinstance(found, RandomSampler) and (found.replacement or found.num_samples != pool)
-    if own or drawn or not isinstance(found, SAMPLERS[strategy]):
+    if own or drawn or not isinstance(found, SAMPLERS.get(strategy, ())):
         raise ValueError(
             f"The training loader has a {type(found).__name__} of its own, where `train_sampling_strategy="
             f"{strategy!r}` makes another, and it would be dropped. {remedy}"

@@ -263,7 +263,9 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
         names["other_validation_rows"] = Dataset.from_list(validation)
         # A trainer wants to be told that there is no accelerator.
         names["arguments"] = SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-        block = block.replace("callbacks=[DIQCallback]", "callbacks=[DIQCallback], args=arguments")
+        if "callbacks=[DIQCallback]" in block:
+            block = block.replace("callbacks=[DIQCallback]", "callbacks=[DIQCallback], args=arguments")
+            block += "trainer.train()"
         exec(block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder), names)
         results.append(names)
     docstring, first_use, projected, trained = results

@@ -167,3 +167,11 @@ def test_another_training_of_a_model_after_an_error_in_a_step(train_rows, eval_r
     other = make_trainer("sft", train_rows, eval_rows, tmp_path, callback, model, max_steps=3)
     other.train()
     assert not our_hooks() and other.state.global_step == 3
+
+
+def test_online_from_a_checkpoint_without(train_rows, eval_rows, tmp_path, caplog):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=6), **settings).train()
+    trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(num_rows=6, online=True), **settings)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert trainer.state.global_step == 4 and "diq_direction" not in caplog.text

@@ -77,10 +77,12 @@ def test_added_at_the_resume(train_rows, eval_rows, tmp_path):
 
 def test_another_pool_at_the_resume(train_rows, eval_rows, tmp_path):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(), **settings).train()
+    callback = DIQCallback(candidates=None, rescore_unit="steps")
+    make_trainer("sft", train_rows, eval_rows, tmp_path, callback, **settings).train()
     trainer = make_trainer("sft", train_rows.select(range(20)), eval_rows, tmp_path, DIQCallback(), **settings)
     with pytest.raises(ValueError, match="chose among 24 rows and the trainer has 20"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert sorted(selections(tmp_path)) == [0, 1, 2, 3]  # what was refused has removed nothing
 
 
 @pytest.mark.parametrize("change", [{"ignore_data_skip": True}, {"per_device_train_batch_size": 1}])
