@@ -91,8 +91,10 @@ class OnlineInfluence:
         }
 
     def begin_step(self, rows: Callable[[int], list[int]] | None) -> None:
-        """Says which rows stand in each of the coming update step's batches, by the batch's number; `None`: no step
-        is coming, and nothing is read."""
+        """Says which rows stand in each of the coming update step's batches, by the batch's number.
+
+        With `None` no step is coming, and nothing is read.
+        """
         self._rows, self._batches = rows, 0
 
     def gathered(self, accelerator: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +109,7 @@ class OnlineInfluence:
         """Takes the readings of the batch whose backward pass has ended.
 
         Raises:
-            `ValueError`: The training loss is not the mean cross-entropy.
+            `ValueError`: The training's loss is not the engine's.
         """
         passing, self._passing = self._passing, None
         if passing is None or passing.slopes is None or not len(passing.slopes):

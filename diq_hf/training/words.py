@@ -69,7 +69,8 @@ class RowWords:
             return of_loader
         kept = {name: plain(value) for name, value in self.kept[row].items()}
         shared = set(kept) & set(of_loader)
-        return kept if shared and all(kept[name] == of_loader[name] for name in shared) else of_loader
+        told_by = {name for name in shared if name.endswith("_ids")} or shared  # a row is told by its tokens
+        return kept if told_by and all(kept[name] == of_loader[name] for name in told_by) else of_loader
 
     def _reader(self, words: Mapping, sequence: EncodedRow, source: DifficultySource) -> RowEncoder | None:
         """What encodes the words as the row is trained, if they are the row."""

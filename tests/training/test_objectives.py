@@ -260,6 +260,14 @@ def test_a_key_that_comes_later_is_refused(tokens, tmp_path):
         scorer.score([1], scorer.direction())
 
 
+def test_other_keys_of_a_batch_of_pairs(pairs, tmp_path):
+    trainer = make_trainer("dpo", pairs, pairs, tmp_path, None)
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: collate(rows) | {"pixel_values": torch.zeros(2 * len(rows), 3)}
+    with pytest.raises(ValueError, match=r"batches hold \['pixel_values'\], and a row is scored without"):
+        TrainerScorer(about_to_train(trainer), trainer.model)
+
+
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
 def test_references_are_computed_once(peft_config, pairs, tmp_path):
     scorer = make_scorer("dpo", pairs, pairs.select(range(2)), tmp_path, peft_config=peft_config)
