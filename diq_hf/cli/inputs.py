@@ -47,10 +47,10 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
         `FileNotFoundError`: There is no such file or folder, and no dataset can have that name.
     """
     path, pattern = Path(name), any(sign in name for sign in "*?[")
-    is_local = path.exists() or pattern
-    if is_local and revision is not None:
-        raise ValueError(f"{name} is on this machine, where it has no revision {revision!r}.")
-    if is_local and config is not None and (not path.is_dir() or _is_saved(path)):
+    by_place = path.exists() or pattern or "://" in name
+    if by_place and revision is not None:
+        raise ValueError(f"{name} is named by its place, so it has no revision {revision!r}.")
+    if by_place and config is not None and (not path.is_dir() or _is_saved(path)):
         raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
     if path.is_dir() and _is_saved(path):
         rows = _saved(name, split)

@@ -110,6 +110,19 @@ def test_configurations_of_a_folder(tmp_path):
         load_rows(several)
 
 
+def test_datasets_of_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or [1])
+    load_rows("me/medical", "test[:5]", "main", "v1")
+    load_rows("squad")
+    assert asked == [
+        (("me/medical", "main"), {"split": "test[:5]", "revision": "v1"}),
+        (("squad", None), {"split": "train", "revision": None}),
+    ]
+    with pytest.raises(ValueError, match="no revision 'v1'"):
+        load_rows("hf://datasets/me/medical/a.jsonl", revision="v1")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
