@@ -79,16 +79,23 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 def put_in_place(folder: str | Path, path: str | Path) -> None:
     """Renames a finished folder to `path`, on the same disk; what stood there goes when the new one stands."""
     folder, path = Path(folder), Path(os.path.realpath(path))
-    with _explained(path), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as aside:
-        earlier = Path(aside, path.name)
-        if path.exists():
-            os.rename(path, earlier)
+    with _explained(path):
+        aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=path.parent))
+        earlier = aside / path.name
         try:
-            os.rename(folder, path)
+            if path.exists():
+                os.rename(path, earlier)
+            try:
+                os.rename(folder, path)
+            except BaseException:
+                if earlier.exists():
+                    os.rename(earlier, path)
+                raise
         except BaseException:
-            if earlier.exists():
-                os.rename(earlier, path)
+            with contextlib.suppress(OSError):  # not empty where even the way back failed: the old folder is in it
+                aside.rmdir()
             raise
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_writable(path: str | Path) -> None:

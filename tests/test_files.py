@@ -61,6 +61,25 @@ def test_a_failed_exchange_of_folders_is_undone(tmp_path, monkeypatch):
     assert (tmp_path / "old" / "rows").read_text() == "old" and len(moved) == 3
 
 
+def test_no_way_back_loses_nothing(tmp_path, monkeypatch):
+    """Where even the old folder cannot be renamed back, it is kept under its other name."""
+    write_folder(tmp_path / "old", "old")
+    write_folder(tmp_path / "new")
+    real, moved = os.rename, []
+
+    def fails_from_then_on(source, target):
+        moved.append(source)
+        if len(moved) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_from_then_on)
+    with pytest.raises(OSError, match="Input/output error"):
+        put_in_place(tmp_path / "new", tmp_path / "old")
+    (kept,) = tmp_path.glob(f"{UNFINISHED}*/old/rows")
+    assert kept.read_text() == "old"
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_the_mode_is_that_of_any_new_file(umask, tmp_path):
     before = os.umask(umask)

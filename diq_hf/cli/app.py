@@ -95,7 +95,7 @@ def in_options(message: str, options: Collection[str]) -> str:
         name = _OPTIONS.get(argument, argument)
         name = name if name in options else argument
         # A single word without a value may be a column: `text`, `difficulty`.
-        if name not in options or not (found[2] or "_" in name):
+        if name not in options or not (found[2] or "_" in argument or name != argument):
             return found[0]
         option = f"--{name.replace('_', '-')}"
         if value in ("True", "False"):

@@ -1,6 +1,7 @@
 """Which line of a text file is at fault, once reading the file has failed."""
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -22,14 +23,15 @@ def find_fault(path: str) -> Fault | None:
     """The first line of a JSON, CSV or text file (compressed or not) that is at fault; `None` if none can be named."""
     import fsspec
 
-    is_json = any(suffix in path.lower() for suffix in (".json", ".ndjson"))
-    if not is_json and not any(suffix in path.lower() for suffix in (".csv", ".tsv", ".txt")):
+    name = Path(path).name.lower()
+    is_json = any(suffix in name for suffix in (".json", ".ndjson"))
+    if not is_json and not any(suffix in name for suffix in (".csv", ".tsv", ".txt")):
         return None
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
             head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
             file.seek(0)
-            if is_json and (head.startswith(b"[") or (".json" in path.lower() and ".jsonl" not in path.lower())):
+            if is_json and (head.startswith(b"[") or (".json" in name and ".jsonl" not in name)):
                 fault = _in_document(file.read())
                 if fault is None or head.startswith(b"["):
                     return fault

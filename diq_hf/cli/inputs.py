@@ -1,6 +1,7 @@
 """Rows by name: a Hub id, a folder, data files or a pattern of them. What cannot be read is named, with its line."""
 
 import contextlib
+import errno
 import glob
 import logging
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
             A folder that `save_to_disk` wrote, a folder of data files, a data file (compressed or not), a pattern such
             as `pool/*.jsonl`, an address (`https://…`, `hf://…`), or a Hub id.
         split (`str`, *optional*):
-            Split, or a slice such as `"train[:100]"`; by default `"train"`, or the only one.
+            Split, or a slice such as `"train[:100]"`; by default `"train"`, or the only one that was saved.
         config (`str`, *optional*):
             Configuration of a dataset that has several.
         revision (`str`, *optional*):
@@ -47,10 +48,10 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
         `FileNotFoundError`: There is no such file or folder, and no dataset can have that name.
     """
     path, pattern = Path(name), any(sign in name for sign in "*?[")
-    is_local = path.exists() or pattern
-    if is_local and revision is not None:
-        raise ValueError(f"{name} is on this machine, where it has no revision {revision!r}.")
-    if is_local and config is not None and (not path.is_dir() or _is_saved(path)):
+    by_place = path.exists() or pattern or "://" in name
+    if by_place and revision is not None:
+        raise ValueError(f"{name} is named by its place, so it has no revision {revision!r}.")
+    if by_place and config is not None and (not path.is_dir() or _is_saved(path)):
         raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
     if path.is_dir() and _is_saved(path):
         rows = _saved(name, split)
@@ -144,7 +145,7 @@ def _from_hub(name: str, split: str | None, config: str | None, revision: str | 
 
 def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
     """`load_dataset`, whose errors name the file and the line."""
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
     from datasets.table import CastError
     from pyarrow import ArrowException
@@ -162,15 +163,20 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
         except (ArrowException, DatasetGenerationError, EOFError, OSError, UnicodeError, ValueError) as error:
             if "corresponds to no data" in str(error):
                 raise ValueError(f"{name} holds no rows.") from error
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(
+                    f"{config.HF_DATASETS_CACHE}, where `datasets` keeps what it has read, cannot be written: "
+                    f"{cause.strerror}. Free some space there, or name a folder on another disk as HF_DATASETS_CACHE."
+                ) from error
             if not files:
                 raise
             named = [file for file in files if any(str(Path(file).resolve()) in message for message in told)]
             for file in named or files:
                 if fault := find_fault(str(file)):
                     raise ValueError(f"{file}, line {fault.line}: {fault.what}") from error
-            cause = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
             if isinstance(cause, CastError) and (odd := _odd_columns(files)):
                 raise ValueError(odd) from error
             raise ValueError(f"{named[0] if named else name} cannot be read: {cause}") from error

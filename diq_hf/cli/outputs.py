@@ -39,7 +39,7 @@ DATASET = Kind(
 CLASSIFIER = Kind(
     "classifier",
     ("confusion.png",),
-    ("*.json", "*.safetensors", "*.model", "*.txt", "README.md", "confusion.png", "checkpoints-*"),
+    ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "confusion.png", "checkpoints-*"),
 )
 
 

@@ -109,6 +109,7 @@ def test_an_error_of_any_kind_is_one_line():
         ("Set `processing_class.chat_template`, or", "Set `--chat-template`, or"),
         ("with `difficulty='column:difficulty'`", "with `--difficulty column:difficulty`"),
         ("no column `difficulty`", "no column `difficulty`"),
+        ("name another source with `difficulty=`", "name another source with `--difficulty`"),
         ("pass `batched=True`, `num_proc`, `labels=`", "pass `batched=True`, `num_proc`, `labels=`"),
     ],
 )
@@ -116,6 +117,8 @@ def test_errors_name_options(message, told):
     options = {option.name for option in COMMANDS["score"].params}
     assert in_options(message, options) == told
     assert in_options(message, {"repo_id"}) == message
+    assert in_options("pass a `token` that may", {"token_env"}) == "pass a `--token-env` that may"
+    assert in_options("Pass the `processing_class`.", {"tokenizer"}) == "Pass the `--tokenizer`."
 
 
 COMMANDS = get_command(app).commands

@@ -9,6 +9,7 @@ import os
 import pytest
 from commands import run, save_scored
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from small_disk import run_on_small_disk
 
 from diq_hf.cli.inputs import load_rows, split_of
 
@@ -110,6 +111,19 @@ def test_configurations_of_a_folder(tmp_path):
         load_rows(several)
 
 
+def test_datasets_of_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or [1])
+    load_rows("me/medical", "test[:5]", "main", "v1")
+    load_rows("squad")
+    assert asked == [
+        (("me/medical", "main"), {"split": "test[:5]", "revision": "v1"}),
+        (("squad", None), {"split": "train", "revision": None}),
+    ]
+    with pytest.raises(ValueError, match="no revision 'v1'"):
+        load_rows("hf://datasets/me/medical/a.jsonl", revision="v1")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -187,6 +201,26 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty doesn't contain any data files"):
         load_rows("empty")
+
+
+FULL_CACHE = """
+import os
+os.environ["HF_DATASETS_CACHE"] = {disk!r}
+from diq_hf.cli.inputs import load_rows
+try:
+    load_rows({path!r})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_under_the_cache(tmp_path):
+    """The file is as it should be, so another place is to blame."""
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": f"{i} " * 1000}) + "\n" for i in range(100)))
+    result = run_on_small_disk(FULL_CACHE.format(disk=f"{tmp_path}/disk", path=path), tmp_path / "disk", 64)
+    told = result.stdout.strip()
+    assert told.startswith(f"{tmp_path}/disk, where `datasets` keeps what it has read, cannot be written: "), told
+    assert "No space left on device" in told and "HF_DATASETS_CACHE" in told
 
 
 def test_a_folder_of_datasets_is_not_mixed(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import run, save_scored, write_rows
+from conftest import make_encoder
 from datasets import Dataset, load_from_disk
 from small_disk import run_on_small_disk
 
@@ -108,11 +109,11 @@ def test_overwrite_of_a_page(scored, tmp_path):
     assert "second" in (tmp_path / "page.html").read_text()
 
 
-def test_folders_of_classifiers(tmp_path):
+def test_folders_of_classifiers(tmp_path, tokenizer):
     folder = tmp_path / "classifier"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors", "README.md"):
-        (folder / name).write_text("x")
+    make_encoder().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text("x")
     with pytest.raises(FileExistsError, match="no classifier that diq wrote"):
         check_folder(folder, True, kind=CLASSIFIER)
     (folder / "confusion.png").write_text("x")
