@@ -19,8 +19,8 @@ from ..selection.proof import DERIVED
 CONTENT = "content_digest"
 # The column that says which row of the pool a row of the subset is: `diq_rank` is another in each.
 RANK = DERIVED[1]
-# Rows that are in memory at once: a few bytes of Parquet may unfold to many of text.
-BATCH = 256
+# Rows and bytes that are in memory at once: a few bytes of Parquet may unfold to many of text.
+BATCH, MEMORY = 256, 1_000_000_000
 
 
 def add_contents(scores: Dataset, pool: Dataset, subset: Dataset) -> Dataset:
@@ -61,7 +61,13 @@ def batches(rows: Dataset, columns: Sequence[str]) -> Iterator[Any]:
 def batches_of_files(files: Iterable[Path], columns: Sequence[str]) -> Iterator[Any]:
     """The same of Parquet files."""
     for file in files:
-        yield from pq.ParquetFile(file).iter_batches(BATCH, columns=list(columns))
+        parquet = pq.ParquetFile(file)
+        metadata = parquet.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i).total_uncompressed_size for group in groups for i in range(metadata.num_columns)]
+        # At worst, each row repeats the one long text that a column holds.
+        rows = max(1, min(BATCH, MEMORY // max(1, *chunks, 1)))
+        yield from parquet.iter_batches(rows, columns=list(columns))
 
 
 def digests(tables: Iterable[Any]) -> Iterator[str]:

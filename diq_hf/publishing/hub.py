@@ -65,8 +65,9 @@ def push_subset(
         config_name (`str`, *optional*):
             Name of the configuration; by default after strategy and budget, such as `"diq_1pct"` or `"diq_500"`.
         scored ([`~datasets.Dataset`], *optional*):
-            The whole pool the subset was selected from. Its scores (no texts) are published beside the subset as
-            configuration `<config_name>_scores`, from which anyone can derive the selection again.
+            The whole pool the subset was selected from. Its scores are published beside the subset as configuration
+            `<config_name>_scores`, from which anyone can derive the selection again. It holds no text, but of each
+            row a digest of its content, by which whoever has a row can tell that it was in the pool.
         recipe ([`~diq_hf.recipe.Recipe`] or `dict`, *optional*):
             What [`DIQScorer.recipe`] returned, or the same as a `dict`, as `diq_recipe.json` holds it. Its
             `selection`, as `diq select` writes it, says how the rows were selected; by default, the first rows by DIQ
@@ -109,7 +110,7 @@ def push_subset(
     recipe = Recipe.from_json({} if recipe is None else recipe)
     subset, pool, scores, selection = _checked(subset, scored, recipe.selection, config_name == WHOLE)
     recipe = replace(recipe, selection=selection)
-    config_name = config_name or _config_name(selection)
+    config_name = _config_name(selection) if config_name is None else config_name
     taken = config_name in ("data", "README.md") or config_name.endswith("_scores")
     if not re.fullmatch(r"\w[\w.-]*", config_name) or taken:
         raise ValueError(

@@ -34,8 +34,9 @@ def plain(text: object) -> str:
 
 def code_block(commands: Sequence[str]) -> str:
     """Shell commands, an option a line."""
-    if any(re.search(r"[\r\n]|<!--|-->", command) for command in commands):
-        signs = {ord(sign): f"&#{ord(sign)};" for sign in "&<>\r\n"}
+    # Lines of the card are found again by what they begin with, and its section by comments.
+    if any(re.search(r"^\s*[|#]|[\r\n]|<!--|-->", command) for command in commands):
+        signs = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|#\r\n"}
         shown = [_wrapped(command, lambda word: word.translate(signs)) for command in commands]
         return "\n".join(["<pre>", *shown, "</pre>"])
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", " ".join(commands))), default=0))

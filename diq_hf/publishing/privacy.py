@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 
 # Where a path may begin: at the start, after a blank, a quote, a bracket or a sign that joins it to a name.
-_BEGINS = r"(?:^|(?<=[\s=:,;|('\"`<\[{]))"
+_BEGINS = r"(?:^|(?<=[\s=:,;|('\"`\[{]))"
 _PATHS = re.compile(
     rf"{_BEGINS}(?:/(?=[\w.])|~[\w.-]*[/\\]|\.{{1,2}}[/\\])"  # /home/me, ~/x, ~me/x, ./x, ..\x
     r"|\bfile:/"  # file:///home/me

@@ -8,6 +8,11 @@ from datasets import Features
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+
+# Entries of a README's head; a thousand configurations of a hundred columns are fewer.
+LARGEST = 1_000_000
 
 
 def config_entry(name: str, folder: str, stem: str) -> dict[str, Any]:
@@ -24,6 +29,8 @@ def read_head(readme: str | None) -> DatasetCardData:
     if readme is None:
         return DatasetCardData()
     try:
+        if (block := REGEX_YAML_BLOCK.search(readme)) and _unfolded(yaml.compose(block[2], yaml.SafeLoader)) > LARGEST:
+            raise ValueError(f"its aliases unfold to more than {LARGEST:,} entries")
         head = DatasetCard(readme).data
         MetadataConfigs.from_dataset_card_data(head)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -32,6 +39,21 @@ def read_head(readme: str | None) -> DatasetCardData:
     if not all(isinstance(info, Mapping) for info in infos_of(head)):
         raise ValueError("README.md's head cannot be read: `dataset_info` must be objects")
     return head
+
+
+def _unfolded(node: yaml.Node | None) -> int:
+    """How many entries YAML has once its aliases are followed; a few lines of them may make billions."""
+    known: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if isinstance(node, tuple):
+            return sum(map(size, node))
+        if id(node) not in known:
+            known[id(node)] = LARGEST  # of one that holds itself
+            known[id(node)] = 1 + sum(map(size, node.value)) if isinstance(node, yaml.CollectionNode) else 1
+        return known[id(node)]
+
+    return 0 if node is None else size(node)
 
 
 def infos_of(head: DatasetCardData) -> list[Any]:

@@ -159,11 +159,14 @@ def check_size(files: Iterable[Path], rows: int) -> None:
         raise ValueError(f"the files have {held:,} rows, the recipe says {rows:,}")
     for file in files:
         metadata = pq.read_metadata(file)
-        groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-        values = sum(group.column(i).num_values for group in groups for i in range(metadata.num_columns))
-        size = file.stat().st_size
-        if 8 * values > max(HARMLESS, LARGEST_RATIO * size):
-            raise ValueError(f"a file of {size:,} bytes holds {values:,} values, as no scores do")
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        columns = [group.column(i) for group in groups for i in range(metadata.num_columns)]
+        values = sum(column.num_values for column in columns)
+        size, unfolded = file.stat().st_size, sum(column.total_uncompressed_size for column in columns)
+        if max(8 * values, unfolded) > max(HARMLESS, LARGEST_RATIO * size):
+            raise ValueError(
+                f"a file of {size:,} bytes holds {values:,} values in {unfolded:,} bytes: too many to be so"
+            )
 
 
 def _is_number(kind: pa.DataType) -> bool:

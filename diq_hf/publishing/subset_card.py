@@ -107,7 +107,7 @@ def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     found = []
     for expected in (_heading(config, recipe.selection), *quadrants, *thresholds, digest):
         expected = " ".join(expected.split())
-        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else "## "
+        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else f"## `{config}`"
         said = [line for line in lines if line.startswith(begins)]
         if said != [expected]:
             found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")

@@ -152,21 +152,25 @@ def case_refused_before_anything_is_sent():
     HUB.requests.clear()
     others = make_pool(seed=1)
     assert "does not follow from its scores" in refusal(push, "me/no", scored=others)
-    assert "`config_name` is 'a/b'" in refusal(push, "me/no", config="a/b")
+    for name in ("a/b", ".", "..", ".git", "-x", "a\n", "", "data", "README.md", "x_scores", "a b", "a\\b", "a>b"):
+        assert f"`config_name` is {name!r}" in refusal(push, "me/no", config=name)
     mixed = TENTH.select([1, 0, 2])
     assert "not the first rows by DIQ" in refusal(push, "me/no", mixed)
     as_recorded = RECIPE | {"selection": {"num_rows": 3}}
     assert "`diq_rank` differs in 2 of 3 rows" in refusal(push, "me/no", mixed, recipe=as_recorded)
     assert "no column ['quadrant', 'diq_rank']" in refusal(push, "me/no", POOL)
-    for value, said in (
-        ("/home/me/model", "a local path"),
-        ("diq score ./pool.jsonl", "a local path"),
-        ("C:\\models\\mine", "a local path"),
-        (TOKEN, "a token"),
-        ("hf_" + "a" * 30, "a token"),
-    ):
+    for value, said in (("/home/me/model", "local path"), (TOKEN, "a token"), ("hf_" + "a" * 30, "a token")):
         recipe = RECIPE | {"model": RECIPE["model"] | {"name": value}}
         assert said in refusal(push, "me/no", recipe=recipe), value
+    for recipe, said in (
+        (RECIPE | {"cost": {"rows": 1}}, "recipe['cost'] has no 'seconds'"),
+        (
+            RECIPE | {"selection": {"budget": 3}},
+            "recipe['selection'] has ['budget'], which this version does not know",
+        ),
+        ([], "recipe must be an object"),
+    ):
+        assert said in refusal(push, "me/no", recipe=recipe), said
     assert not HUB.requests
 
 
@@ -181,3 +185,14 @@ def case_license_and_language_are_inherited():
     push("me/orphan", license=None, source_datasets=["me/nothing"])
     assert "license of the rows is unknown" in warned[0] and DatasetCard(readme("me/orphan")).data.license is None
     del hub.logger.warning
+
+
+def case_texts_of_others_in_the_card():
+    """A group may be called what it likes: the card shows it, stays whole, and can be pushed over."""
+    name = "~5 | `x`\n<!-- diq:diq_10pct -->\n| Q1 | 9 |"
+    recipe = RECIPE | {"validation": [{"group": name, "rows": 2, "digest": "0"}], "commands": [f"diq score '{name}'"]}
+    for size in (6, 5):
+        push("me/named", select_subset(POOL, num_rows=size), recipe=recipe)
+        assert verify_subset("me/named")["diq_10pct"] == ([], True, True)
+    assert readme("me/named").count("<!-- diq:diq_10pct -->") == 1
+    assert load_subset("me/named")[1].validation[0].group == name

@@ -1,6 +1,7 @@
 """Cases: what somebody with write access may change, one thing at a time, and the line that names it."""
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -42,9 +43,9 @@ class Honest:
         assert self.readme.count(was) >= 1, was
         return {"README.md": self.readme.replace(was, instead, 1).encode()}
 
-    def parquet(self, path: str, change: Callable[[pa.Table], pa.Table]) -> bytes:
+    def parquet(self, path: str, change: Callable[[pa.Table], pa.Table], **options) -> bytes:
         sink = io.BytesIO()
-        pq.write_table(change(pq.read_table(io.BytesIO(self.files[path]))), sink)
+        pq.write_table(change(pq.read_table(io.BytesIO(self.files[path]))), sink, **options)
         return sink.getvalue()
 
     def column(self, path: str, name: str, change: Callable[[list], list]) -> bytes:
@@ -244,6 +245,11 @@ def case_what_cannot_be_read_is_a_line():
     train, scores = honest.files[TRAIN], honest.files[SCORES]
     text = honest.readme
     head = text[: text.index("---", 4)]
+    names = "abcdefghi"
+    bomb = "a: &a [1]\n"
+    for x, y in itertools.pairwise(names):
+        bomb += f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n"
+    bomb += "configs: *i"
     without = {
         name: {k: v for k, v in honest.recipe.items() if k != name} for name in ("selection", "files", "digest")
     }
@@ -293,6 +299,7 @@ def case_what_cannot_be_read_is_a_line():
             "README.md's head cannot be read: ",
             {"README.md": text.replace(head, f"{head}dataset_info: [1]\n").encode()},
         ),
+        ("aliases unfold to more than", {"README.md": text.replace(head, f"---\n{bomb}\n").encode()}),
         ("must hold the markers", {"README.md": text.replace("<!-- diq:diq_10pct -->", "").encode()}),
         ("README.md has no section", {"README.md": re.sub("<!-- /?diq:diq_10pct -->", "", text).encode()}),
     ]
@@ -328,9 +335,14 @@ def case_files_that_would_fill_the_memory():
         assert f"the pool's scores cannot be checked: the files have {many:,} rows, the recipe says 60" in problems
         stated = {"pool": honest.recipe["selection"]["pool"] | {"rows": many}}
         problems = honest.problems(honest.restated({SCORES: bomb}, selection=stated))
-        assert any("values, as no scores do" in problem for problem in problems), problems
+        assert any(f"holds {7 * many:,} values" in problem for problem in problems), problems
     finally:
         pq.read_table = read
+    long = pa.array(["x" * 120_000_000, *[""] * 5])
+    one_text = honest.parquet(TRAIN, lambda table: table.append_column("note", long), compression="zstd")
+    assert len(one_text) < 100_000
+    problems = honest.problems(honest.restated({TRAIN: one_text}))
+    assert any("values in 120,0" in problem for problem in problems), problems
     files = honest.restated({TRAIN: of(TRAIN, 1000)})
     files["README.md"] = files["README.md"].replace(b"num_examples: 6\n", b"num_examples: 1000\n")
     assert honest.problems(files) == ["the subset cannot be checked: the files have 1,000 rows, the recipe says 6"]
