@@ -10,7 +10,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from ..difficulty.sources import DifficultySource
-from ..selection.quadrants import STRATEGIES, row_budget
+from ..selection.budgets import row_budget
+from ..selection.settings import STRATEGIES
 from .steering import Steering
 from .trainers import calling_trainer, check_trainer
 

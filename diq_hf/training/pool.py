@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from ..selection.quadrants import STRATEGY_COLUMNS, QuadrantRule, select_subset
+from ..selection.quadrants import QuadrantRule
+from ..selection.select import select_subset
+from ..selection.settings import STRATEGY_COLUMNS
 
 
 # Of the candidates beside the present selection, one in so many is drawn from the rows that are not among the best.
