@@ -26,9 +26,14 @@ def public_name(name: str | Path | None) -> dict[str, Any]:
     """
     if not name:
         return {"name": None, "on_hub": False}
-    try:
-        validate_repo_id(str(name))
-        on_hub = not Path(name).exists()
-    except HFValidationError:
-        on_hub = False
+    on_hub = is_repo_id(str(name)) and not Path(name).exists()
     return {"name": str(name) if on_hub else Path(name).resolve().name, "on_hub": on_hub}
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a repository on the Hub may be called so."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

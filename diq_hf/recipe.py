@@ -247,17 +247,23 @@ class Recipe(Facts):
     digest: str | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> "Recipe":
+    def load(cls, path: str | Path, name: str | None = None) -> "Recipe":
         """Reads a `diq_recipe.json`.
+
+        Args:
+            path (`str` or `Path`):
+                The file.
+            name (`str`, *optional*):
+                What an error calls it; by default its path.
 
         Raises:
             `ValueError`: It is torn, no JSON, or not a recipe; the error names file and key.
         """
-        return cls.from_json(read_json(path), f"{path}: recipe")
+        return cls.from_json(read_json(path, name), f"{name or path}: recipe")
 
 
-def read_json(path: str | Path) -> Any:
-    """A JSON file, in which no number may be NaN or infinite.
+def read_json(path: str | Path, name: str | None = None) -> Any:
+    """A JSON file, in which no number may be NaN or infinite; errors call it by `name`.
 
     Raises:
         `ValueError`: It is torn or not JSON.
@@ -269,7 +275,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError, too
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+        raise ValueError(f"{name or path} cannot be read as JSON: {error}.") from error
 
 
 def _read(value: Any, kind: Any, where: str) -> Any:

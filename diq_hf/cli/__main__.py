@@ -298,14 +298,15 @@ def verify(
     from ..publishing.hub import verify_subset
 
     found = verify_subset(repo_id, config_name, revision=revision, token=token)
-    for name, (problems, proven) in found.items():
+    for name, (problems, proven, contents) in found.items():
         for problem in problems:
             typer.echo(f"{name}: {problem}")
         if not problems and proven:
-            typer.echo(f"{name}: thresholds, quadrants, ranks and rows follow from the published scores")
+            rows = "rows" if contents else "scores of the rows"  # the first publications had no digests of contents
+            typer.echo(f"{name}: thresholds, quadrants, ranks and {rows} follow from the published scores")
         elif not problems:
             typer.echo(f"{name}: files are as published; the pool's scores are not, so the selection is not proven")
-    if any(problems for problems, _ in found.values()):
+    if any(result.problems for result in found.values()):
         raise typer.Exit(1)
 
 

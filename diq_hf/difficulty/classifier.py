@@ -29,6 +29,8 @@ PERSPECTIVES = ("knowledge", "reasoning", "overall")
 NUM_LEVELS = 5
 # The name of the only head of a checkpoint whose classes name no perspective.
 UNNAMED = "difficulty"
+# What a classifier's card consists of; no other file of its folder is published with it.
+CARD, PICTURE = "README.md", "confusion.png"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class DifficultyClassifier:
         model.to(preferred_device() if device is None else device)
         classifier = cls(model, tokenizer, labels, max_tokens_per_batch)
         if Path(name).is_dir():
-            files = [Path(name) / "README.md", *Path(name).glob("*.png")]
+            files = (Path(name) / file for file in (CARD, PICTURE))
             classifier.card_files = {path.name: path.read_bytes() for path in files if path.is_file()}
         return classifier
 

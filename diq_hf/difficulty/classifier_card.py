@@ -7,10 +7,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from .classifier import NUM_LEVELS
+from .classifier import CARD, NUM_LEVELS, PICTURE
 
 
-PICTURE = "confusion.png"
 FIGURES = {
     "kappa": "Quadratic weighted kappa",
     "spearman": "Spearman",
@@ -78,7 +77,7 @@ def write_card(folder: Path, encoder: str | Path, figures: Mapping[str, Mapping]
         version=__version__,
         **facts,
     )
-    card.save(folder / "README.md")
+    card.save(folder / CARD)
 
 
 def summary(figures: Mapping[str, Mapping]) -> str:

@@ -10,19 +10,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from datasets.utils.logging import get_logger
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 from .. import __version__
+from ..names import is_repo_id
 from ..recipe import Recipe, SelectionFacts
 from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, scores_alone
-from .publication import Publication, refuse_private
-from .repository import Repository
-from .subset_card import TAGS, different_numbers, size_category
+from .checks import Verification, changes, check_subset
+from .contents import CONTENT, RANK, add_contents, batches, content_columns, different_contents, digests
+from .privacy import refuse_private
+from .publication import Publication
+from .repository import Repository, check_size
+from .subset_card import TAGS, size_category
 
 
 logger = get_logger(__name__)
@@ -30,20 +33,6 @@ logger = get_logger(__name__)
 # A commit that another one overtook (409, 412) is made again on top of that one, so many times in all, and at first
 # after so many seconds. `huggingface_hub` leaves this to its callers.
 ATTEMPTS, WAIT = 5, 0.5
-
-
-class Verification(NamedTuple):
-    """What [`verify_subset`] found in one configuration.
-
-    Args:
-        problems (`list[str]`):
-            One sentence for each thing that is not as stated.
-        proven (`bool`):
-            Whether the scores of the whole pool are published, so that the selection itself was derived again.
-    """
-
-    problems: list[str]
-    proven: bool
 
 
 def push_subset(
@@ -76,8 +65,9 @@ def push_subset(
         config_name (`str`, *optional*):
             Name of the configuration; by default after strategy and budget, such as `"diq_1pct"` or `"diq_500"`.
         scored ([`~datasets.Dataset`], *optional*):
-            The whole pool the subset was selected from. Its scores (no texts) are published beside the subset as
-            configuration `<config_name>_scores`, from which anyone can derive the selection again.
+            The whole pool the subset was selected from. Its scores are published beside the subset as configuration
+            `<config_name>_scores`, from which anyone can derive the selection again. It holds no text, but of each
+            row a digest of its content, by which whoever has a row can tell that it was in the pool.
         recipe ([`~diq_hf.recipe.Recipe`] or `dict`, *optional*):
             What [`DIQScorer.recipe`] returned, or the same as a `dict`, as `diq_recipe.json` holds it. Its
             `selection`, as `diq select` writes it, says how the rows were selected; by default, the first rows by DIQ
@@ -118,20 +108,21 @@ def push_subset(
     if recipe is None:
         logger.warning("No `recipe` is given, so the card cannot say how the scores were made.")
     recipe = Recipe.from_json({} if recipe is None else recipe)
-    subset, pool, selection = _checked(subset, scored, recipe.selection, config_name == WHOLE)
+    subset, pool, scores, selection = _checked(subset, scored, recipe.selection, config_name == WHOLE)
     recipe = replace(recipe, selection=selection)
-    config_name = config_name or _config_name(selection)
-    if not re.fullmatch(r"[\w.-]+", config_name) or config_name == "data" or config_name.endswith("_scores"):
+    config_name = _config_name(selection) if config_name is None else config_name
+    taken = config_name in ("data", "README.md") or config_name.endswith("_scores")
+    if not re.fullmatch(r"\w[\w.-]*", config_name) or taken:
         raise ValueError(
-            f"`config_name` is {config_name!r}. Use letters, digits, '_', '.' and '-'; 'data' and names that end in "
-            "'_scores' are taken."
+            f"`config_name` is {config_name!r}. Use letters, digits, '_', and after the first of them '.' and '-'; "
+            "'data', 'README.md' and names that end in '_scores' are taken."
         )
     refuse_private(recipe.to_json(), token if isinstance(token, str) else None)
     api = _api(token)
     repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
     metadata = _metadata(recipe, len(subset), source_datasets, license, language, token)
     with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
-        publication = Publication(Path(folder), config_name, subset, pool, recipe)
+        publication = Publication(Path(folder), config_name, subset, pool, scores, recipe)
         try:
             _make_ready(api, repo_id, private, None if create_pr else revision)
             for attempt in range(1, ATTEMPTS + 1):
@@ -191,7 +182,7 @@ def load_subset(
 
     ```python
     subset, recipe = load_subset("me/medical-diq", "diq_1pct")
-    trainer = SFTTrainer(recipe["model"]["name"], train_dataset=subset)
+    trainer = SFTTrainer(recipe.model.name, train_dataset=subset)
     ```
     """
     repository = Repository(_api(token), repo_id, revision)
@@ -200,9 +191,12 @@ def load_subset(
             raise ValueError(f"{repo_id} has the subsets {repository.subsets}. Pass one as `config_name`.")
         config_name = repository.subsets[0]
     recipe = repository.recipe(config_name)
-    if problems := repository.changed_files(config_name, recipe):
+    if problems := changes(repository, config_name, recipe):
         raise ValueError(f"{repo_id}, {config_name}: {'; '.join(problems)}.")
-    return load_dataset(repo_id, config_name, split="train", revision=repository.sha, token=token), recipe
+    # The very files that were checked: what the README says, or is made to say, plays no part.
+    files = repository.data_files(config_name, recipe, "train")
+    check_size(files, recipe.selection.subset.rows if recipe.selection.subset else 0)
+    return Dataset.from_parquet([str(file) for file in files], split="train"), recipe
 
 
 def verify_subset(
@@ -211,7 +205,9 @@ def verify_subset(
     """Derives a published selection again, from the published scores alone, and compares it with all that is stated.
 
     Files are held against their digests; thresholds, quadrants, ranks, counts and the chosen rows against what the
-    scores give; the card's tables against these numbers.
+    scores give; the content of each row against the digest that stands beside its scores; the README's head against
+    the files, and the card's tables against these numbers. Whatever is wrong is a line; nothing but the network
+    raises.
 
     Args:
         repo_id (`str`):
@@ -235,16 +231,10 @@ def verify_subset(
     repository = Repository(_api(token), repo_id, revision)
     if not repository.subsets:
         raise ValueError(f"{repo_id} has no subset that was published by `push_subset`.")
-    found = {}
-    for name in repository.subsets if config_name is None else [config_name]:
-        recipe = repository.recipe(name)
-        subset = repository.scores(f"{name}/train-")
-        scores = subset if name == WHOLE else repository.scores(f"{name}/scores-")
-        problems = repository.changed_files(name, recipe)
-        problems += differences(recipe.selection, scores, subset)
-        problems += different_numbers(repository.readme or "", name, recipe)
-        found[name] = Verification(problems, scores is not None)
-    return found
+    names = repository.subsets if config_name is None else [config_name]
+    if config_name is not None and config_name not in repository.subsets:
+        raise ValueError(f"{repo_id} has no subset {config_name!r} that was published; it has {repository.subsets}.")
+    return {name: check_subset(repository, name) for name in names}
 
 
 def _api(token: str | bool | None) -> HfApi:
@@ -253,24 +243,30 @@ def _api(token: str | bool | None) -> HfApi:
 
 def _checked(
     subset: Dataset, scored: Dataset | None, recorded: SelectionFacts | None, whole: bool
-) -> tuple[Dataset, Dataset | None, SelectionFacts]:
-    """The rows to publish, their pool and the selection, which follow from each other."""
+) -> tuple[Dataset, Dataset | None, Dataset | None, SelectionFacts]:
+    """The rows to publish, their pool, its scores and the selection, which follow from each other."""
     if whole:
         settings = replace(recorded or SelectionFacts(), strategy=None, ratio=None, num_rows=None)
         pool, subset, selection = derive_selection(subset, settings)
-        return subset, pool, selection
+        return subset, pool, None, selection
     described = describe_subset(subset, recorded)
     if scored is None:
         pool, stated, selection, scores = None, described, described, None
     else:
         pool, _, selection = derive_selection(scored, described)
         stated, scores = _stated(recorded or SelectionFacts(), selection), scores_alone(pool)
-    if problems := differences(stated, scores, subset):
+    problems = differences(stated, None if scores is None else scores.remove_columns("row"), subset)
+    if scores is not None and not problems:
+        scores = add_contents(scores, pool, subset)
+        if CONTENT in scores.column_names:
+            columns = content_columns(subset.column_names, scores.column_names)
+            problems = different_contents(scores, subset[RANK][:], digests(batches(subset, columns)))
+    if problems:
         raise ValueError(
             f"The subset does not follow from its scores: {'; '.join(problems)}. Pass the pool it was selected from "
             "as `scored`, and the settings it was selected with as the recipe's `selection`."
         )
-    return subset, pool, selection
+    return subset, pool, scores, selection
 
 
 def _stated(recorded: SelectionFacts, derived: SelectionFacts) -> SelectionFacts:
@@ -294,7 +290,7 @@ def _metadata(
 ) -> dict:
     """The YAML head, but for the configurations. License and language are inherited from the source datasets."""
     sources = [sources] if isinstance(sources, str) else list(sources or [])
-    if not sources and recipe.pool and recipe.pool.on_hub:
+    if not sources and recipe.pool and recipe.pool.on_hub and is_repo_id(recipe.pool.name or ""):
         sources = [recipe.pool.name]
     for source in sources:
         try:
@@ -312,9 +308,14 @@ def _metadata(
         "license": license,
         "size_categories": [size_category(num_rows)],
         "source_datasets": sources or None,
-        "base_model": [recipe.model.name] if recipe.model and recipe.model.on_hub else None,
+        "base_model": _base_model(recipe),
         "tags": TAGS,
     }
+
+
+def _base_model(recipe: Recipe) -> list[str] | None:
+    model = recipe.model
+    return [model.name] if model and model.on_hub and model.name and is_repo_id(model.name) else None
 
 
 def _make_ready(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:

@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
 from ..names import RECIPE
 from ..recipe import Recipe
-from ..selection.proof import scores_alone
+from .readme import config_entry, infos_of, read_head
 from .subset_card import draw_selection, merge_card, render_card
 
 
@@ -35,19 +34,29 @@ class Publication:
         subset ([`~datasets.Dataset`]):
             Its rows.
         pool ([`~datasets.Dataset`], *optional*):
-            The pool they were selected from; its scores become configuration `<config_name>_scores`.
+            The pool they were selected from, which is drawn.
+        scores ([`~datasets.Dataset`], *optional*):
+            Its scores, which become configuration `<config_name>_scores`.
         recipe ([`~diq_hf.recipe.Recipe`]):
             The scorer's facts and `selection`.
     """
 
-    def __init__(self, folder: Path, config_name: str, subset: Dataset, pool: Dataset | None, recipe: Recipe):
+    def __init__(
+        self,
+        folder: Path,
+        config_name: str,
+        subset: Dataset,
+        pool: Dataset | None,
+        scores: Dataset | None,
+        recipe: Recipe,
+    ):
         self.config_name = config_name
         self.paths: dict[str, Path] = {}  # in the repository: here
         self.infos: dict[str, DatasetInfo] = {}
         self._folder = folder
         self._add_rows(config_name, "train", subset)
-        if pool is not None and pool is not subset:
-            self._add_rows(f"{config_name}_scores", "scores", scores_alone(pool))
+        if scores is not None:
+            self._add_rows(f"{config_name}_scores", "scores", scores)
         digests = {path: file_digest(file) for path, file in self.paths.items()}
         recipe = replace(recipe, files=digests)
         self.recipe = replace(recipe, digest=recipe_digest(recipe.to_json()))
@@ -93,17 +102,17 @@ class Publication:
         Raises:
             `ValueError`: The repository has data that this push would hide or replace.
         """
-        head = DatasetCard(present).data if present is not None else DatasetCardData()
-        configs = head.get("configs") or []
-        infos = head.get("dataset_info") or []
-        infos = [infos] if isinstance(infos, dict) else infos
+        head = read_head(present)
+        configs, infos = head.get("configs") or [], infos_of(head)
         files = set(files)
         ours = {self.config_name, f"{self.config_name}_scores"}
-        if any(config["config_name"] in ours for config in configs) and f"{self.config_name}/{RECIPE}" not in files:
+        mine = [config for config in configs if config["config_name"] in ours]
+        if mine and f"{self.config_name}/{RECIPE}" not in files:
             raise ValueError(
                 f"{repo_id} has a configuration {self.config_name!r} that was not published by `push_subset`. Choose "
                 "another `config_name`."
             )
+        self._refuse_neighbours(repo_id, files)
         if not configs and (data := sorted(path for path in files if Path(path).suffix in DATA_FILES)):
             raise ValueError(
                 f"{repo_id} has data files ({data[0]}, …) but no `configs:` in its README, so naming one would hide "
@@ -112,16 +121,31 @@ class Publication:
         data = DatasetCardData(**metadata)
         if kept := [config for config in configs if config["config_name"] not in ours]:
             data["configs"] = kept
-        if kept := [info for info in infos if info.get("config_name", "default") not in ours]:
+        infos = [{"config_name": "default", **info} for info in infos]
+        if kept := [info for info in infos if info["config_name"] not in ours]:
             data["dataset_info"] = kept if len(kept) > 1 else kept[0]
         DatasetInfosDict(self.infos).to_dataset_card_data(data)
         folder = self.config_name
         stems = dict(zip(self.infos, ("train", "scores"), strict=False))
-        MetadataConfigs(
-            {name: {"data_files": [{"split": "train", "path": f"{folder}/{stem}-*"}]} for name, stem in stems.items()}
-        ).to_dataset_card_data(data)
+        entries = {name: config_entry(name, folder, stem) for name, stem in stems.items()}
+        for entry in mine:  # which configuration is the default is for a person to choose
+            if "default" in entry and entry["config_name"] in entries:
+                entries[entry["config_name"]]["default"] = entry["default"]
+        MetadataConfigs(entries).to_dataset_card_data(data)
         card = render_card(repo_id, folder, self.recipe, data, [file.name for file in self.figures])
         return merge_card(present, card, folder)
+
+    def _refuse_neighbours(self, repo_id: str, files: Iterable[str]) -> None:
+        """Files that the new configuration's patterns would take for its rows, or that stand where its folder goes."""
+        if self.config_name in files:
+            raise ValueError(f"{repo_id} has a file {self.config_name!r}. Choose another `config_name`.")
+        outdated = set(self.outdated(files))
+        taken = tuple(f"{self.config_name}/{stem}-" for stem in ("train", "scores"))
+        if odd := sorted(f for f in files if f.startswith(taken) and f not in outdated and f not in self.paths):
+            raise ValueError(
+                f"{repo_id} has {odd}, which would be loaded as rows of {self.config_name!r}. Remove or rename them, "
+                "or choose another `config_name`."
+            )
 
 
 def recipe_digest(recipe: Mapping) -> str:
@@ -137,18 +161,3 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
-
-
-def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None:
-    """Raises if a token or a path of this machine is about to be published."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            refuse_private(part, token, f"{where}[{name!r}]")
-    elif isinstance(value, list | tuple):
-        for part in value:
-            refuse_private(part, token, where)
-    elif isinstance(value, str):
-        if (token and token in value) or re.search(r"\bhf_\w{20,}", value):
-            raise ValueError(f"{where} holds a token. Take it out.")
-        if re.search(r"(^|[\s='\"])(/|~|\.{1,2}/|[A-Za-z]:\\)[\w.]", value):
-            raise ValueError(f"{where} holds a local path, {value!r}. Name its last part only.")

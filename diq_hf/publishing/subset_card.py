@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..names import is_repo_id
 from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts, Source
 from ..reporting.figures import COLORS, NAMES, plot_quadrants
 from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns
+from .markdown import code, code_block, plain
 
 
 TAGS = ["diq", "data-selection", "arxiv:2508.01450"]
@@ -65,6 +67,9 @@ def render_card(
         made_by=_made_by(recipe),
         figures={path: caption for path, caption in FIGURES.items() if path in figures},
         difficulty_limit=_difficulty_limit(recipe.difficulty),
+        code=code,
+        plain=plain,
+        code_block=code_block,
     )
 
 
@@ -102,7 +107,7 @@ def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     found = []
     for expected in (_heading(config, recipe.selection), *quadrants, *thresholds, digest):
         expected = " ".join(expected.split())
-        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else "## "
+        begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else f"## `{config}`"
         said = [line for line in lines if line.startswith(begins)]
         if said != [expected]:
             found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")
@@ -189,43 +194,50 @@ def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
     if model := recipe.model:
         facts.append(("model", _named(model)))
         if model.adapter is not None:
-            facts.append(("adapter", f"`{model.adapter}`" if model.adapter else "loaded, without a name"))
-        facts.append(("weights", f"{model.dtype or 'of unknown type'}, digest `{model.digest or 'unknown'}`"))
+            facts.append(("adapter", code(model.adapter) if model.adapter else "loaded, without a name"))
+        facts.append(("weights", f"{plain(model.dtype or 'of unknown type')}, {_digest(model.digest)}"))
     if recipe.tokenizer:
-        facts.append(("tokenizer", f"digest `{recipe.tokenizer}`"))
+        facts.append(("tokenizer", _digest(recipe.tokenizer)))
     for name, source in (("pool", recipe.pool), ("validation rows from", recipe.validation_source)):
         if source:
-            facts.append((name, f"{_named(source)}, split `{source.split}`"))
+            facts.append((name, f"{_named(source)}, split {code(source.split)}"))
     for group in recipe.validation or ():
-        name = f"validation group `{group.group}`" if group.group else "validation"
-        facts.append((name, f"{group.rows:,} rows, digest `{group.digest}`"))
+        name = f"validation group {code(group.group)}" if group.group else "validation"
+        facts.append((name, f"{group.rows:,} rows, {_digest(group.digest)}"))
     if recipe.modules:
-        modules = sorted({re.sub(r"\.\d+\.", ".\\*.", name) for name in recipe.modules})
+        modules = sorted({re.sub(r"\.\d+\.", ".\\*.", plain(name)) for name in recipe.modules})
         facts.append(("φ, the scored weights", f"{len(recipe.modules)} modules: {', '.join(modules)}"))
     if recipe.settings:
-        facts.append(("settings", ", ".join(f"`{name}={value}`" for name, value in recipe.settings.items())))
+        facts.append(("settings", ", ".join(code(f"{name}={value}") for name, value in recipe.settings.items())))
     if difficulty := recipe.difficulty:
         named = f" {_named(difficulty.model)}" if difficulty.model else ""
-        facts.append(("difficulty", f"{difficulty.source}{named}, `{difficulty.fingerprint}`"))
+        facts.append(("difficulty", f"{plain(difficulty.source)}{named}, {code(difficulty.fingerprint)}"))
     if cost := recipe.cost:
         took = f"{cost.rows:,} rows in {cost.seconds:,.1f} s"
         per_second = f"{cost.rows / cost.seconds:.3g} rows a second" if cost.seconds else "scored"
-        rate = f"{per_second} in a process on {cost.device} ({took})"
+        rate = f"{per_second} in a process on {plain(cost.device)} ({took})"
         facts.append(("cost", f"{rate}; the validation gradient {cost.validation_seconds:,.1f} s"))
         if sft := cost.sft_seconds:
             share = (cost.seconds + cost.validation_seconds) / sft
             facts.append(("share of a training run", f"{share:.2g} of {sft:,.0f} s"))
     if recipe.versions:
-        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in recipe.versions.items())))
+        versions = (f"{plain(name)} {plain(version)}" for name, version in recipe.versions.items())
+        facts.append(("versions", ", ".join(versions)))
     return facts
+
+
+def _digest(digest: str | None) -> str:
+    return f"digest {code(digest)}" if digest else "without a digest"
 
 
 def _named(source: Source | ModelFacts) -> str:
     """A link where the Hub has it."""
-    if not source.on_hub:
-        return f"`{source.name}` (local)" if source.name else "without a name"
+    if not source.name:
+        return "without a name"
+    if not (source.on_hub and is_repo_id(source.name)):
+        return f"{code(source.name)} (local)"
     folder = "datasets/" if isinstance(source, Source) else ""
-    revision = f", revision `{source.revision}`" if source.revision else ""
+    revision = f", revision {code(source.revision)}" if source.revision else ""
     return f"[{source.name}](https://huggingface.co/{folder}{source.name}){revision}"
 
 

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         subset, recipe = load_subset(options.repo_id, name)
         print(f"{name}: {len(subset)} of {len(scored)} rows, made by {recipe.model.name}")
-    for name, (problems, proven) in verify_subset(options.repo_id).items():
+    for name, (problems, proven, _) in verify_subset(options.repo_id).items():
         print(f"{name}: {'; '.join(problems) or ('proven' if proven else 'as published')}")
 
 

@@ -125,3 +125,15 @@ def test_class_order(id2label, labels, expected):
 def test_class_order_is_never_guessed(id2label, labels):
     with pytest.raises(ValueError, match="`labels"):
         class_order(id2label, labels)
+
+
+def test_only_its_own_files_are_published(encoder_folder, tmp_path):
+    """What else lies in the folder of a classifier is nobody's business."""
+    folder = tmp_path / "saved"
+    DifficultyClassifier.from_encoder(encoder_folder).save_pretrained(folder)
+    for name in ("README.md", "confusion.png", "me.png", "notes.txt", "rows.jsonl"):
+        (folder / name).write_bytes(b"x")
+    DifficultyClassifier.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    written = {path.name for path in (tmp_path / "again").iterdir()}
+    assert {"README.md", "confusion.png", "config.json", "model.safetensors"} <= written
+    assert not {"me.png", "notes.txt", "rows.jsonl"} & written

@@ -1,4 +1,4 @@
-"""Publishing, pulling and verifying subsets, against a Hub of our own; the cases stand in hub_session.py."""
+"""Publishing, pulling and verifying subsets, against a Hub of our own; the cases stand in hub_*.py."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from conftest import SUPPORT
 
 
 SESSION = SUPPORT / "hub_session.py"
+ROOMS = [SUPPORT / f"hub_{name}.py" for name in ("pushes", "faults", "tampering", "commands")]
+CASES = [name for room in ROOMS for name in re.findall(r"^def (case_\w+)", room.read_text(), flags=re.MULTILINE)]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,6 @@ def outcomes() -> dict[str, str | None]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", re.findall(r"^def (case_\w+)", SESSION.read_text(), flags=re.MULTILINE))
+@pytest.mark.parametrize("case", CASES)
 def test_on_the_hub(outcomes, case):
     assert outcomes[case] is None, outcomes[case]

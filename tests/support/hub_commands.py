@@ -1,0 +1,93 @@
+"""Cases: from the first command to the last, and over all that was published."""
+
+import json
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import chat, make_model, make_tokenizer
+from hub_kit import HUB, TOKEN, readme
+from typer.testing import CliRunner
+
+from diq_hf import load_subset, verify_subset
+from diq_hf.cli.__main__ import app
+
+
+def case_from_score_to_verify():
+    """The four commands, in a folder whose path must not get out."""
+    folder = Path(tempfile.mkdtemp(prefix="a_private_place_"))
+    make_model().save_pretrained(folder / "tiny")
+    make_tokenizer().save_pretrained(folder / "tiny")
+    texts = [
+        chat(f"What is {i} and {i}?", f"It is {2 * i}, for {i} twice is {2 * i}." * (1 + i % 3)) for i in range(12)
+    ]
+    for name, part in (("pool", texts[:9]), ("validation", texts[9:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+
+    def diq(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    given = ["--model", folder / "tiny", "--validation", folder / "validation.jsonl", "--max-length", 64]
+    diq("score", folder / "pool.jsonl", *given, "--output", folder / "scored", "--cache-dir", folder / "chunks")
+    diq("select", folder / "scored", "--ratio", 0.4, "--output", folder / "subset")
+    diq("report", folder / "scored", "--ratio", 0.4, "--output", folder / "report.html")
+    assert "<title>" in (folder / "report.html").read_text(encoding="utf-8")
+    arguments = [
+        "push",
+        folder / "subset",
+        "me/end",
+        "--scored",
+        folder / "scored",
+        "--license",
+        "mit",
+        "--token",
+        TOKEN,
+    ]
+    assert "/datasets/me/end/commit/" in diq(*arguments)
+    assert "diq_40pct: thresholds, quadrants, ranks and rows follow" in diq("verify", "me/end")
+    subset, recipe = load_subset("me/end")
+    assert len(subset) == 4 and recipe.model.name == "tiny" and not recipe.model.on_hub
+    assert recipe.cost.rows == 9 and recipe.cost.seconds > 0 and recipe.validation[0].rows == 3
+    assert list(recipe.commands) == [
+        "diq score pool.jsonl --model tiny --validation validation.jsonl --output scored --max-length 64 "
+        "--cache-dir chunks",
+        "diq select scored --output subset --ratio 0.4",
+    ]
+    unwrapped = readme("me/end").replace(" \\\n    ", " ")
+    assert all(command in unwrapped for command in recipe.commands)
+
+
+def case_the_example():
+    folder = Path(tempfile.mkdtemp(prefix="a_private_place_"))
+    make_model().save_pretrained(folder / "tiny")
+    make_tokenizer().save_pretrained(folder / "tiny")
+    (folder / "pool.jsonl").write_text("\n".join(json.dumps(chat(f"What is {i}?", f"It is {i}.")) for i in range(30)))
+    command = [str(folder / "pool.jsonl"), "me/example", "--validation", str(folder / "pool.jsonl")]
+    os.environ["HF_TOKEN"] = TOKEN  # as `hf auth login` would leave it
+    try:
+        sys.argv = ["publish.py", *command, "--model", str(folder / "tiny"), "--license", "mit"]
+        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "howto" / "publish.py"), run_name="__main__")
+    finally:
+        del os.environ["HF_TOKEN"]
+    assert {name: found.proven for name, found in verify_subset("me/example").items() if not found.problems} == {
+        "diq_10pct": True,
+        "diq_1pct": True,
+    }
+
+
+def case_nothing_private_got_out():
+    """Over everything that all cases have published."""
+    published = b"\n".join(HUB.blobs.values())
+    secrets = [
+        TOKEN,
+        "hf_of_you",
+        tempfile.gettempdir() + "/",
+        str(Path.home()),
+        "a_private_place",
+        os.uname().nodename,
+    ]
+    assert not [secret for secret in secrets if len(secret) > 3 and secret.encode() in published]
