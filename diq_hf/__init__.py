@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "DIQScorer": "scoring.scorer",
     "QuadrantRule": "selection.quadrants",
-    "select_subset": "selection.quadrants",
+    "select_subset": "selection.select",
     "DifficultyClassifier": "difficulty.classifier",
     "ColumnDifficulty": "difficulty.sources",
     "ClassifierDifficulty": "difficulty.sources",

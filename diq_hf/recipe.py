@@ -146,7 +146,9 @@ class QuadrantCounts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionSettings(Facts):
-    """How rows are selected. The defaults are the paper's; `strategy` is `None` for the whole pool."""
+    """How rows are selected: the arguments of [`~diq_hf.select_subset`]. The defaults are the paper's, with nothing
+    passed over; `strategy` is `None` for the whole pool, and equal shares of a column are a `balance` without shares.
+    """
 
     strategy: str | None = "diq"
     ratio: float | None = None
@@ -154,19 +156,30 @@ class SelectionSettings(Facts):
     seed: int = 0
     difficulty_percentile: float = 50
     influence_percentile: float = 50
+    num_tokens: int | None = None
+    per: str | None = None
+    max_difficulty_percentile: float | None = None
+    max_mismatch: float | None = None
+    max_similarity: float | None = None
+    balance: Mapping[str, Mapping[str, float]] | None = None
+    turns: tuple[str, ...] | None = None
 
     _CLOSED: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionFacts(SelectionSettings):
-    """The settings, and what came of them: thresholds, counts of pool and subset, and why rows have no quadrant."""
+    """The settings, and what came of them: thresholds, counts of pool and subset, why rows have no quadrant, and what
+    became of each row of the pool.
+    """
 
     difficulty_threshold: float | None = None
     influence_threshold: float | None = None
+    max_difficulty_threshold: float | None = None
     pool: QuadrantCounts | None = None
     subset: QuadrantCounts | None = None
     unscored: Mapping[str, int] | None = None
+    reasons: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..ranks import spearman
+
 
 def confusion_matrix(first: Sequence[int], second: Sequence[int], num_levels: int = 5) -> np.ndarray:
     """Counts of pairs of levels 1 to `num_levels`: rows by `first`, columns by `second`.
@@ -72,27 +74,6 @@ def level_agreement(
         "within_one": float((distance <= 1).mean()),
         "kappa": quadratic_weighted_kappa(ours, theirs, num_levels),
     }
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, ties at their mean rank; NaN where one side is constant.
-
-    Example:
-
-    ```python
-    >>> spearman([1, 2, 3], [10.0, 20.0, 15.0])
-    0.5
-
-    ```
-    """
-    first, second = (_ranks(np.asarray(values, dtype=float)) for values in (first, second))
-    spread = first.std() * second.std()
-    return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread else float("nan")
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[places]
 
 
 def calibration(expected: Sequence[float], observed: Sequence[int]) -> list[tuple[int, float, float, int]]:

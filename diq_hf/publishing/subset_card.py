@@ -13,7 +13,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..names import is_repo_id
 from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts, Source
 from ..reporting.figures import COLORS, NAMES, plot_quadrants
-from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns
+from ..selection.quadrants import QUADRANTS, QuadrantRule
+from ..selection.scores import score_columns
 from .markdown import code, code_block, plain
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns
+from ..selection.quadrants import QUADRANTS, QuadrantRule
+from ..selection.scores import score_columns
 
 
 # One hue for the quadrant that is taken first, greys and softer tones for the others; told apart in greyscale too.
@@ -107,6 +108,7 @@ def page_figures(
     rule: QuadrantRule,
     selected: np.ndarray,
     unit: str,
+    mismatch: np.ndarray | None = None,
 ) -> dict[str, str]:
     """The figures of the report's page."""
     from matplotlib.ticker import LogLocator, NullLocator
@@ -116,22 +118,26 @@ def page_figures(
     _draw_quadrants(axes, difficulty, influence, rule, selected, INK)
     axes.set_ylabel("influence")
     figures = {"quadrants": _svg(figure)}
-    for name, values, threshold in (
+    histograms = [
         ("difficulty", difficulty[scored_rows], rule.difficulty_threshold),
         ("influence", influence[scored_rows], rule.influence_threshold),
-    ):
+    ]
+    if mismatch is not None and np.isfinite(mismatch).any():
+        histograms.append(("mismatch", mismatch[np.isfinite(mismatch)], None))
+    for name, values, threshold in histograms:
         figure, axes = _figure((4.6, 2.6))
         low, high = np.percentile(values, [0.5, 99.5])
         axes.hist(np.clip(values, low, high), bins=40, color=SELECTED)
-        axes.axvline(threshold, color=INK, linewidth=1, linestyle=":")
+        if threshold is not None:
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel(name)
         axes.set_ylabel("rows")
         figures[name] = _svg(figure)
     figure, axes = _figure((4.6, 3.2))
-    codes = rule.codes(difficulty, influence)
+    codes = np.where(np.isfinite(lengths), rule.codes(difficulty, influence), -1)
     for code, name in enumerate(QUADRANTS):
         _scatter(axes, lengths[codes == code], influence[codes == code], len(codes), color=COLORS[name])
-    if lengths[scored_rows].min() > 0:
+    if (codes >= 0).any() and lengths[codes >= 0].min() > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

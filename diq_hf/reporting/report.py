@@ -11,17 +11,21 @@ import numpy as np
 
 from .. import __version__
 from ..files import replacing
+from ..ranks import spearman
 from ..rows.encoded import RowError
 from ..rows.formats import RowEncoder
 from ..selection.duplicates import exact_duplicates, near_duplicates
-from ..selection.quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
+from ..selection.quadrants import QUADRANTS, REASONS, QuadrantRule
+from ..selection.scores import raw_columns, score_columns
+from ..selection.select import select_rows
+from ..selection.settings import settings_for
 from .figures import COLORS, NAMES, page_figures
 
 
 EXAMPLES = 5  # shown from each end of each quadrant
 UNSCORED_SHOWN = 20
 MAX_CHARACTERS = 1000  # of a prompt or an answer, on the page
-NEAR_LIMIT = 1000  # rows that are compared with each other
+NEAR_LIMIT = 20_000  # rows that are compared with each other
 NEAR = 0.7
 PAIRS_SHOWN = 20
 
@@ -35,12 +39,13 @@ def write_report(
     title: str = "Scored dataset",
     dataset_text_field: str = "text",
     max_rows: int = 2000,
+    **selection: Any,
 ) -> Path:
     """Writes a page about a scored dataset: one HTML file without any other, to open in a browser, send or print.
 
-    It shows the quadrants with their thresholds, the distribution of both scores, length against influence,
-    duplicates among the selected rows, the first and last rows of each quadrant, the rows without scores, and a search
-    through the rows' text. Needs matplotlib (`pip install 'diq-hf[report]'`).
+    It shows the quadrants with their thresholds, the distribution of both scores and of the mismatch, length against
+    influence, why rows were not selected, duplicates, the first and last rows of each quadrant, the rows without
+    scores, and a search through the rows' text. Needs matplotlib (`pip install 'diq-hf[report]'`).
 
     Args:
         scored ([`~datasets.Dataset`]):
@@ -48,7 +53,8 @@ def write_report(
         path (`str` or `Path`):
             Where the page goes. A page that is there is replaced.
         ratio (`float`, *optional*):
-            Share of the rows that counts as selected, as in [`select_subset`]; 0.1 unless `num_rows` is given.
+            Share of the rows that counts as selected, as in [`select_subset`]. By default the selection that a pool
+            of [`select_subset`] records (`return_pool=True`), or 0.1 of one that records none.
         num_rows (`int`, *optional*):
             Number of rows that count as selected, instead of `ratio`.
         rule ([`QuadrantRule`], *optional*):
@@ -60,6 +66,8 @@ def write_report(
         max_rows (`int`, *optional*, defaults to `2000`):
             Rows whose text the page holds for its search. Of more, it holds so many, evenly spaced from the first
             choice to the last; figures and tables are always about all rows.
+        selection:
+            Further arguments of [`select_subset`], such as `max_similarity`.
 
     Returns:
         `Path`: `path`.
@@ -80,26 +88,33 @@ def write_report(
     if max_rows < 1:
         raise ValueError(f"`max_rows` must be at least 1, got {max_rows}.")
     rule = rule or QuadrantRule.fit(scored)
-    page = _render(_facts(scored, rule, ratio, num_rows, dataset_text_field, max_rows) | {"title": title})
+    pool = _selected(scored, rule, dataset_text_field, selection | {"ratio": ratio, "num_rows": num_rows})
+    page = _render(_facts(pool, rule, dataset_text_field, max_rows) | {"title": title})
     path = Path(path)
     with replacing(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return path
 
 
-def _facts(
-    scored: Any, rule: QuadrantRule, ratio: float | None, num_rows: int | None, text_field: str, max_rows: int
-) -> dict[str, Any]:
+def _selected(scored: Any, rule: QuadrantRule, text_field: str, arguments: dict[str, Any]) -> Any:
+    """The pool with what became of each row."""
+    if "diq_reason" in scored.column_names and not any(value is not None for value in arguments.values()):
+        return scored
+    asked = any(arguments.get(name) is not None for name in ("ratio", "num_rows", "num_tokens"))
+    columns = [text_field] if text_field != "text" and text_field in scored.column_names else None
+    columns = arguments.pop("text_columns", columns)
+    settings = settings_for(scored, text_columns=columns, **arguments if asked else arguments | {"ratio": 0.1})
+    # A page about a pool that holds little else than copies shows that, unless more was asked for.
+    return select_rows(scored, settings, rule, columns, may_be_short=not asked).pool(scored)
+
+
+def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> dict[str, Any]:
     """Everything the page says."""
-    names = (rule.difficulty_column, rule.influence_column)
-    difficulty, influence = score_columns(scored, names).values()
+    difficulty, influence = score_columns(scored, (rule.difficulty_column, rule.influence_column)).values()
     codes, order = rule.codes(difficulty, influence), rule.order(difficulty, influence)
-    if ratio is None and num_rows is None:
-        ratio = 0.1
-    scores = scored.select_columns(list(names))
-    scores = scores.add_column("position", np.arange(len(scored)))
-    selected = np.array(select_subset(scores, ratio, num_rows, rule=rule)["position"][:])
-    is_selected = np.isin(np.arange(len(scored)), selected)
+    reasons, duplicate_of = raw_columns(scored, ("diq_reason", "diq_duplicate_of")).values()
+    is_selected = reasons == REASONS.index("selected")
+    selected = order[is_selected[order]]
 
     texts = _Texts(scored, text_field)
     if "num_tokens" in scored.column_names:
@@ -119,7 +134,7 @@ def _facts(
                 "difficulty": float(difficulty[i]) if np.isfinite(difficulty[i]) else None,
                 "influence": float(influence[i]) if np.isfinite(influence[i]) else None,
                 "length": int(lengths[i]) if np.isfinite(lengths[i]) else None,
-                "selected": bool(is_selected[i]),
+                "reason": REASONS[int(reasons[i])],
                 "prompt": prompt,
                 "answer": answer,
             }
@@ -128,7 +143,8 @@ def _facts(
 
     def summary(name: str, rows: np.ndarray) -> dict:
         means = {"difficulty": difficulty, "influence": influence, "length": lengths}
-        means = {key: float(np.mean(values[rows])) if rows.any() else None for key, values in means.items()}
+        known = {key: values[rows & np.isfinite(values)] for key, values in means.items()}
+        means = {key: float(np.mean(values)) if len(values) else None for key, values in known.items()}
         return {"name": name, "rows": int(rows.sum()), "selected": int(is_selected[rows].sum()), **means}
 
     quadrants = []
@@ -146,7 +162,9 @@ def _facts(
     every = np.concatenate([order, unscored])
     embedded = every[np.linspace(0, len(every) - 1, min(max_rows, len(every))).astype(int)]
     scored_rows = codes >= 0
-    length, of_length = lengths[scored_rows], influence[scored_rows]
+    measured = scored_rows & np.isfinite(lengths)
+    length, of_length = lengths[measured], influence[measured]
+    mismatch = score_columns(scored, ["mismatch"])["mismatch"] if "mismatch" in scored.column_names else None
     return {
         "version": __version__,
         "colors": COLORS,
@@ -158,13 +176,20 @@ def _facts(
         "num_unscored": len(unscored),
         "unscored": describe(unscored[:UNSCORED_SHOWN]),
         "unit": unit,
-        "spearman": _spearman(length, of_length),
-        "spearman_size": _spearman(length, np.abs(of_length)),
-        "length_groups": _length_groups(lengths, influence, np.flatnonzero(scored_rows), is_selected),
+        "spearman": _known(spearman(length, of_length)),
+        "spearman_size": _known(spearman(length, np.abs(of_length))),
+        "length_groups": _length_groups(lengths, influence, np.flatnonzero(measured), is_selected),
+        "reasons": [
+            (reason, int((reasons == code).sum())) for code, reason in enumerate(REASONS) if (reasons == code).any()
+        ],
+        "repeated": [
+            (int(row), int(duplicate_of[row])) for row in np.flatnonzero(np.isfinite(duplicate_of))[:PAIRS_SHOWN]
+        ],
+        "has_mismatch": mismatch is not None and bool(np.isfinite(mismatch).any()),
         "duplicates": _duplicates(selected, texts),
         "rows": describe(embedded),
         "max_characters": MAX_CHARACTERS,
-        "figures": page_figures(difficulty, influence, lengths, rule, selected, unit),
+        "figures": page_figures(difficulty, influence, lengths, rule, selected, unit, mismatch),
     }
 
 
@@ -231,15 +256,8 @@ def _length_groups(
     ]
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Rank correlation, ties at their mean rank; `None` where all values of one are the same."""
-
-    def ranks(values: np.ndarray) -> np.ndarray:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-    a, b = ranks(a), ranks(b)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _render(facts: Mapping[str, Any]) -> str:

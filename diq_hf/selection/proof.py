@@ -1,24 +1,33 @@
 """A selection as numbers that can be derived again from the scores: thresholds, counts, quadrants, ranks and rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
+from ..columns import labels_as_numbers
 from ..recipe import QuadrantCounts, SelectionFacts, SelectionSettings
-from .quadrants import QUADRANTS, QuadrantRule, score_columns, select_subset
+from .quadrants import QUADRANTS, QuadrantRule
+from .scores import class_codes, raw_columns, score_columns
+from .select import select_rows
 
 
 # The configuration that is the whole pool.
 WHOLE = "scored"
-# What a selection can be derived from, of columns that hold no text.
-SCORES = ("difficulty", "influence", "loss", "num_tokens")
-DERIVED = ("quadrant", "diq_rank")
+# What a selection can be derived from, of columns that hold no text; beside them, sources and influences on groups.
+SCORES = ("difficulty", "influence", "loss", "num_tokens", "num_trained", "mismatch")
+# What it gives: to the subset the first two, to the pool all four.
+DERIVED = ("quadrant", "diq_rank", "diq_reason", "diq_duplicate_of")
 
 
-def derive_selection(scored: Any, settings: SelectionSettings) -> tuple[Any, Any, SelectionFacts]:
+def derive_selection(
+    scored: Any,
+    settings: SelectionSettings,
+    text_columns: Sequence[str] | None = None,
+    known_copies: np.ndarray | None = None,
+) -> tuple[Any, Any, SelectionFacts]:
     """Selects rows of a scored pool.
 
     Args:
@@ -26,31 +35,42 @@ def derive_selection(scored: Any, settings: SelectionSettings) -> tuple[Any, Any
             The whole pool, with its scores.
         settings ([`SelectionSettings`]):
             How to select; facts that a [`SelectionFacts`] states beside them are passed over.
+        text_columns (`Sequence[str]`, *optional*):
+            See [`select_subset`].
+        known_copies (`np.ndarray`, *optional*):
+            For each row the row that it repeats, -1 for none, where texts are not at hand.
 
     Returns:
-        The pool and the subset, both with `quadrant` and `diq_rank`, and the [`SelectionFacts`].
+        The pool and the subset, both with `quadrant` and `diq_rank`, the pool with the reasons as well, and the
+        [`SelectionFacts`].
     """
-    rule = QuadrantRule.fit(scored, settings.difficulty_percentile, settings.influence_percentile)
-    pool = rule.annotate(scored)
     if settings.strategy is None:
-        subset = pool
+        percentiles = settings.difficulty_percentile, settings.influence_percentile
+        rule = QuadrantRule.fit(scored, *percentiles)
+        pool = subset = rule.annotate(scored)
+        reasons = None
     else:
-        chosen = settings.ratio, settings.num_rows, settings.strategy
-        subset = select_subset(scored, *chosen, rule=rule, seed=settings.seed)
+        selection = select_rows(scored, settings, text_columns=text_columns, known_copies=known_copies)
+        rule, reasons = selection.ranking.rule, selection.counts
+        if rule is None:
+            raise ValueError("A selection is recorded with both scores, and the dataset has only one of them.")
+        pool, subset = selection.pool(scored), selection.subset(scored)
     facts = SelectionFacts(
         **{setting.name: getattr(settings, setting.name) for setting in fields(SelectionSettings)},
         difficulty_threshold=rule.difficulty_threshold,
         influence_threshold=rule.influence_threshold,
+        max_difficulty_threshold=rule.max_difficulty_threshold,
         pool=count_quadrants(pool),
         subset=count_quadrants(subset),
         unscored=count_unscored(pool),
+        reasons=reasons,
     )
     return pool, subset, facts
 
 
 def count_quadrants(rows: Any) -> QuadrantCounts:
     """Rows by quadrant."""
-    codes = score_columns(rows, ["quadrant"])["quadrant"]
+    codes = class_codes(rows, "quadrant")
     counts = {name: int((codes == code).sum()) for code, name in enumerate(QUADRANTS)}
     return QuadrantCounts(rows=len(codes), **counts)
 
@@ -71,7 +91,7 @@ def count_unscored(rows: Any) -> dict[str, int]:
 
 def describe_subset(subset: Any, selection: SelectionFacts | None) -> SelectionFacts:
     """The selection of a subset whose pool is not at hand: as it was recorded, or, unrecorded, by its ranks."""
-    missing = [name for name in (*SCORES[:2], *DERIVED) if name not in subset.column_names]
+    missing = [name for name in (*SCORES[:2], *DERIVED[:2]) if name not in subset.column_names]
     if missing:
         raise ValueError(
             f"The subset has no column {missing}. Pass what `select_subset` returns, or the whole scored pool with "
@@ -88,10 +108,24 @@ def describe_subset(subset: Any, selection: SelectionFacts | None) -> SelectionF
     return replace(selection, subset=count_quadrants(subset))
 
 
-def scores_alone(pool: Any) -> Any:
-    """Of every row of a pool its position and its scores, without a text."""
-    names = [name for name in (*SCORES, *DERIVED) if name in pool.column_names]
-    return pool.select_columns(names).add_column("row", np.arange(len(pool)))
+def proof_columns(settings: SelectionSettings | None) -> tuple[str, ...]:
+    """The columns that a selection can be derived from, and those that it gives."""
+    more = () if settings is None else (*(settings.balance or ()), *(settings.turns or ()))
+    return (*SCORES, *(name for name in more if name not in SCORES), *DERIVED)
+
+
+def scores_alone(pool: Any, settings: SelectionSettings | None = None) -> Any:
+    """Of every row of a pool its position and its scores, without a text.
+
+    Classes become what they stand for, since a file read without its features has only their ids.
+    """
+    names = [name for name in proof_columns(settings) if name in pool.column_names]
+    alone = labels_as_numbers(pool.select_columns(names), [name for name in names if name in SCORES])
+    for name in (settings and settings.balance) or ():
+        if hasattr(feature := alone.features[name], "int2str"):
+            values = [None if code is None else feature.int2str(code) for code in alone[name][:]]
+            alone = alone.remove_columns(name).add_column(name, values)
+    return alone.add_column("row", np.arange(len(pool)))
 
 
 def differences(selection: SelectionFacts, scores: Any | None, subset: Any) -> list[str]:
@@ -111,17 +145,23 @@ def differences(selection: SelectionFacts, scores: Any | None, subset: Any) -> l
         if None not in thresholds:
             rule = QuadrantRule(*thresholds)
             codes = rule.codes(*score_columns(subset, SCORES[:2]).values())
-            found += _different_rows("the subset", score_columns(subset, ["quadrant"]), {"quadrant": codes})
+            found += _different_rows("the subset", raw_columns(subset, ["quadrant"]), {"quadrant": codes})
         return found
     bare = scores.remove_columns([name for name in DERIVED if name in scores.column_names])
+    published = raw_columns(scores, [name for name in DERIVED if name in scores.column_names])
+    copies = published.get("diq_duplicate_of", np.full(len(scores), np.nan))
+    copies = np.where(np.isfinite(copies), copies, -1).astype(np.int64)
     try:
-        pool, chosen, derived = derive_selection(bare, selection)
+        pool, chosen, derived = derive_selection(bare, selection, known_copies=copies)
     except ValueError as error:
         return [f"the selection cannot be derived: {error}"]
-    found = _different_facts(selection.to_json(), derived.to_json())
-    found += _different_rows("the pool's scores", score_columns(scores, DERIVED), score_columns(pool, DERIVED))
-    names = (*SCORES[:2], *DERIVED)
-    return found + _different_rows("the subset", score_columns(subset, names), score_columns(chosen, names))
+    # Selections that were published before there were reasons state none.
+    facts = {name: fact for name, fact in derived.to_json().items() if name != "reasons" or selection.reasons}
+    found = _different_facts(selection.to_json(), facts)
+    given = [name for name in DERIVED if name in pool.column_names and (name in published or name in DERIVED[:2])]
+    found += _different_rows("the pool's scores", published, raw_columns(pool, given))
+    names = (*SCORES[:2], *DERIVED[:2])
+    return found + _different_rows("the subset", raw_columns(subset, names), raw_columns(chosen, names))
 
 
 def _different_facts(stated: Mapping, derived: Mapping, where: str = "") -> list[str]:
@@ -143,6 +183,8 @@ def _both_floats(*values: Any) -> bool:
 def _different_rows(where: str, published: Mapping[str, np.ndarray], derived: Mapping[str, np.ndarray]) -> list[str]:
     found = []
     for name, expected in derived.items():
+        if name not in published:
+            return [f"{where} has no column {name!r}"]
         values = published[name]
         if len(values) != len(expected):
             return [f"{where} has {len(values)} rows; the selection gives {len(expected)}"]

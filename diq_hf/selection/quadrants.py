@@ -5,18 +5,19 @@ Q1 high difficulty, high influence; Q2 low difficulty, high influence; Q3 high d
 finite has no quadrant and is never selected.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..columns import class_label_numbers, label_values
+from .scores import floats, score_columns
+
 
 QUADRANTS = ("Q1", "Q2", "Q3", "Q4")
-STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
-# The column a strategy ranks by, beside the two scores, and how a scorer is asked for it.
-STRATEGY_COLUMNS = {"loss": "loss", "length": "num_tokens"}
+# What becomes of a row.
+REASONS = ("selected", "beyond the budget", "duplicate", "mismatch", "quota", "too difficult", "unscored")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class QuadrantRule:
             Column of the difficulty.
         influence_column (`str`, *optional*, defaults to `"influence"`):
             Column of the influence.
+        max_difficulty_threshold (`float`, *optional*):
+            A row with a difficulty above it keeps its quadrant, and is neither kept nor selected.
+        class_numbers (`tuple`, *optional*):
+            Of columns that are a ClassLabel the numbers that class ids stand for, as [`~QuadrantRule.fit`] finds them.
 
     Example:
 
@@ -52,6 +57,8 @@ class QuadrantRule:
     keep: tuple[str, ...] = ("Q1",)
     difficulty_column: str = "difficulty"
     influence_column: str = "influence"
+    max_difficulty_threshold: float | None = None
+    class_numbers: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "keep", (self.keep,) if isinstance(self.keep, str) else tuple(self.keep))
@@ -67,6 +74,7 @@ class QuadrantRule:
         keep: str | Sequence[str] = ("Q1",),
         difficulty_column: str = "difficulty",
         influence_column: str = "influence",
+        max_difficulty_percentile: float | None = None,
     ) -> "QuadrantRule":
         """Takes the thresholds from a scored dataset: percentiles, linearly interpolated, over the rows that have both
         scores.
@@ -84,70 +92,120 @@ class QuadrantRule:
                 As in the class.
             influence_column (`str`, *optional*, defaults to `"influence"`):
                 As in the class.
+            max_difficulty_percentile (`float`, *optional*):
+                Rows above this percentile of the difficulty are too difficult to be selected: 90 is hard, but not the
+                last tenth.
 
         Raises:
-            `ValueError`: A column is missing, no row has both scores, or a percentile is out of range.
+            `ValueError`: A column is missing or holds no numbers, no row has both scores, or a percentile is out of
+                range.
         """
-        for name, value in (("difficulty", difficulty_percentile), ("influence", influence_percentile)):
-            if not 0 <= value <= 100:
-                raise ValueError(f"`{name}_percentile` must be between 0 and 100, got {value}.")
         columns = score_columns(scored, (difficulty_column, influence_column))
-        difficulty, influence = columns[difficulty_column], columns[influence_column]
+        features = getattr(scored, "features", None) or {}
+        numbers = {name: class_label_numbers(features.get(name), name) for name in columns}
+        return cls.of(
+            columns[difficulty_column],
+            columns[influence_column],
+            difficulty_percentile,
+            influence_percentile,
+            max_difficulty_percentile,
+            keep=keep,
+            difficulty_column=difficulty_column,
+            influence_column=influence_column,
+            class_numbers=tuple((name, tuple(map(float, of))) for name, of in numbers.items() if of is not None),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        difficulty: np.ndarray,
+        influence: np.ndarray,
+        difficulty_percentile: float = 50,
+        influence_percentile: float = 50,
+        max_difficulty_percentile: float | None = None,
+        **options: Any,
+    ) -> "QuadrantRule":
+        """As [`~QuadrantRule.fit`], from the numbers themselves; `options` are those of the class."""
+        percentiles = {
+            "difficulty_percentile": difficulty_percentile,
+            "influence_percentile": influence_percentile,
+            "max_difficulty_percentile": max_difficulty_percentile,
+        }
+        for name, value in percentiles.items():
+            if value is not None and not 0 <= value <= 100:
+                raise ValueError(f"`{name}` must be between 0 and 100, got {value}.")
+        if max_difficulty_percentile is not None and max_difficulty_percentile < difficulty_percentile:
+            raise ValueError(
+                f"`max_difficulty_percentile={max_difficulty_percentile}` is below `difficulty_percentile="
+                f"{difficulty_percentile}`, so no row would be difficult and yet not too difficult."
+            )
         scored_rows = np.isfinite(difficulty) & np.isfinite(influence)
         if not scored_rows.any():
+            names = [options.get(f"{name}_column", name) for name in ("difficulty", "influence")]
             raise ValueError(
-                f"None of the {len(difficulty)} rows has finite values in both {difficulty_column!r} and "
-                f"{influence_column!r}. Score the dataset first."
+                f"None of the {len(difficulty)} rows has finite values in both {names[0]!r} and {names[1]!r}. Score "
+                "the dataset first."
             )
+        low, high = difficulty_percentile, max_difficulty_percentile
         return cls(
-            float(np.percentile(difficulty[scored_rows], difficulty_percentile)),
+            float(np.percentile(difficulty[scored_rows], low)),
             float(np.percentile(influence[scored_rows], influence_percentile)),
-            keep,
-            difficulty_column,
-            influence_column,
+            max_difficulty_threshold=None if high is None else float(np.percentile(difficulty[scored_rows], high)),
+            **options,
         )
 
     def __call__(self, *examples: Any) -> Any:
         """True for the rows to keep: `ds.filter(rule)`, `ds.filter(rule, batched=True)`, or with
         `input_columns=["difficulty", "influence"]`, which reads no other column.
         """
+        names = self.difficulty_column, self.influence_column
         if len(examples) == 1 and isinstance(examples[0], Mapping):
-            missing = [name for name in (self.difficulty_column, self.influence_column) if name not in examples[0]]
-            if missing:
+            if missing := [name for name in names if name not in examples[0]]:
                 raise ValueError(f"The dataset has no column {missing}. Score it first: `ds.map(DIQScorer(...))`.")
-            difficulty, influence = examples[0][self.difficulty_column], examples[0][self.influence_column]
-        elif len(examples) == 2:
-            difficulty, influence = examples
-        else:
-            raise TypeError(
-                "A rule takes a row, a batch, or the two score columns: "
-                f"`input_columns=[{self.difficulty_column!r}, {self.influence_column!r}]`."
-            )
-        if np.ndim(difficulty) == 0:
-            return self.quadrants([difficulty], [influence])[0] in self.keep
-        return [name in self.keep for name in self.quadrants(difficulty, influence)]
+            examples = tuple(examples[0][name] for name in names)
+        elif len(examples) != 2:
+            raise TypeError(f"A rule takes a row, a batch, or the two score columns: `input_columns={list(names)}`.")
+        numbers = dict(self.class_numbers)
+        one = np.ndim(examples[0]) == 0
+        difficulty, influence = (
+            floats(label_values(values, numbers[name]) if name in numbers else values, name)
+            for name, values in zip(names, ([value] if one else value for value in examples), strict=True)
+        )
+        codes = self.codes(difficulty, influence)
+        kept = np.isin(codes, [QUADRANTS.index(name) for name in self.keep]) & ~self.too_difficult(difficulty)
+        return bool(kept[0]) if one else kept.tolist()
 
     def codes(self, difficulty: Sequence[float | None], influence: Sequence[float | None]) -> np.ndarray:
         """Quadrants as integers: 0 for Q1 to 3 for Q4, and -1 for a row without both scores."""
-        difficulty, influence = _floats(difficulty), _floats(influence)
+        difficulty, influence = floats(difficulty, self.difficulty_column), floats(influence, self.influence_column)
         easy, weak = difficulty < self.difficulty_threshold, influence < self.influence_threshold
         return np.where(np.isfinite(difficulty) & np.isfinite(influence), easy + 2 * weak, -1)
+
+    def too_difficult(self, difficulty: Sequence[float | None]) -> np.ndarray:
+        """Whether each difficulty is above `max_difficulty_threshold`."""
+        difficulty = floats(difficulty, self.difficulty_column)
+        if self.max_difficulty_threshold is None:
+            return np.zeros(len(difficulty), dtype=bool)
+        return np.isfinite(difficulty) & (difficulty > self.max_difficulty_threshold)
 
     def quadrants(self, difficulty: Sequence[float | None], influence: Sequence[float | None]) -> list[str | None]:
         """Quadrant names, and `None` for a row without both scores."""
         return [None if code < 0 else QUADRANTS[code] for code in self.codes(difficulty, influence)]
 
     def order(self, difficulty: Sequence[float | None], influence: Sequence[float | None]) -> np.ndarray:
-        """Positions of the rows with both scores, the first to be selected first.
+        """Positions of the rows that may be selected, the first to be selected first.
 
         Quadrants Q1 to Q4; within one the larger influence first, then the larger difficulty, then the earlier row.
+        Rows without both scores, and too difficult ones, are left out.
         """
+        difficulty, influence = floats(difficulty, self.difficulty_column), floats(influence, self.influence_column)
         codes = self.codes(difficulty, influence)
-        order = np.lexsort((-_floats(difficulty), -_floats(influence), codes))  # stable, so ties keep row order
-        return order[codes[order] >= 0]
+        order = np.lexsort((-difficulty, -influence, codes))  # stable, so ties keep row order
+        return order[(codes[order] >= 0) & ~self.too_difficult(difficulty)[order]]
 
     def annotate(self, scored: Any) -> Any:
-        """Adds `quadrant` (`ClassLabel` Q1 to Q4) and `diq_rank` (1 is selected first), null without both scores.
+        """Adds `quadrant` (`ClassLabel` Q1 to Q4) and `diq_rank` (1 is selected first), null for rows without both
+        scores; a row that is too difficult has a quadrant and no rank.
 
         Args:
             scored ([`~datasets.Dataset`]):
@@ -155,131 +213,35 @@ class QuadrantRule:
         """
         columns = score_columns(scored, (self.difficulty_column, self.influence_column))
         scores = columns[self.difficulty_column], columns[self.influence_column]
-        ranks: list[int | None] = [None] * len(scored)
-        for rank, row in enumerate(self.order(*scores), start=1):
-            ranks[row] = rank
-        codes = [None if code < 0 else int(code) for code in self.codes(*scores)]
-        return _add_columns(scored, codes, ranks)
+        return add_columns(scored, quadrant=self.codes(*scores), diq_rank=ranks(self.order(*scores), len(scored)))
 
 
-def select_subset(
-    scored: Any,
-    ratio: float | None = None,
-    num_rows: int | None = None,
-    strategy: str = "diq",
-    rule: QuadrantRule | None = None,
-    seed: int = 0,
-) -> Any:
-    """Picks the rows worth training on: Q1, then Q2, Q3 and Q4, until the budget is met.
+def ranks(order: np.ndarray, size: int) -> np.ndarray:
+    """Of each of `size` rows its place in an order, from 1; -1 for rows that are not in it."""
+    found = np.full(size, -1)
+    found[order] = np.arange(1, len(order) + 1)
+    return found
 
-    Args:
-        scored ([`~datasets.Dataset`]):
-            A dataset with `difficulty` and `influence` columns; a comparison needs its own column only.
-        ratio (`float`, *optional*):
-            Share of all rows, in (0, 1]: `max(1, floor(ratio * N + 0.5))` rows.
-        num_rows (`int`, *optional*):
-            Number of rows, instead of `ratio`.
-        strategy (`str`, *optional*, defaults to `"diq"`):
-            `"diq"`, or for comparison at the same budget `"random"`, `"influence"`, `"difficulty"`, `"loss"`,
-            `"length"`: the largest values first.
-        rule ([`QuadrantRule`], *optional*):
-            Thresholds and column names; fitted on `scored` by default.
-        seed (`int`, *optional*, defaults to `0`):
-            For `"random"`.
 
-    Returns:
-        [`~datasets.Dataset`]: The selected rows, the first choice first, with `quadrant` and `diq_rank` where the
-        dataset has both scores. Rows without them are passed over then, by every strategy.
+def add_columns(rows: Any, **columns: np.ndarray) -> Any:
+    """Adds columns of whole numbers that a selection writes, in place of those of an earlier one; below 0 is null.
 
     Raises:
-        `ValueError`: The budget is out of range or above the number of rows that have scores, or a column is missing.
-
-    Example:
-
-    ```python
-    >>> from datasets import Dataset
-    >>> scored = Dataset.from_dict({"difficulty": [1.0, 5.0, 4.0, 2.0], "influence": [0.9, 0.1, 0.8, 0.2]})
-    >>> select_subset(scored, ratio=0.5)["diq_rank"][:]
-    [1, 2]
-
-    ```
+        `ValueError`: The dataset has a column of such a name that is not a selection's.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"`strategy` is {strategy!r}; choose from {list(STRATEGIES)}.")
-    if not hasattr(scored, "select"):
-        raise TypeError(
-            f"Rows of a {type(scored).__name__} cannot be picked by position. Pass one map-style split, for instance "
-            "`Dataset.from_generator(lambda: iter(stream))`, or filter the stream with a `QuadrantRule`."
-        )
-    names = (rule.difficulty_column, rule.influence_column) if rule else ("difficulty", "influence")
-    has_both = set(names) <= set(scored.column_names)
-    key = STRATEGY_COLUMNS.get(strategy) or {"influence": names[1], "difficulty": names[0]}.get(strategy)
-    if strategy == "diq" or has_both:
-        rule = rule or QuadrantRule.fit(scored)
-        columns = score_columns(scored, names)
-        order = rule.order(*columns.values())
-    else:
-        order = np.arange(len(scored))
-    if strategy == "random":
-        # Drawn in row order, so that the draw does not depend on the scores.
-        order = np.random.default_rng(seed).permutation(np.sort(order))
-    elif strategy != "diq":
-        values = score_columns(scored, [key])[key]
-        order = np.sort(order)
-        order = order[np.isfinite(values[order])]
-        order = order[np.argsort(-values[order], kind="stable")]
-    budget = row_budget(len(scored), ratio, num_rows)
-    if budget > len(order):
-        raise ValueError(
-            f"{budget} rows are asked for but only {len(order)} of {len(scored)} have finite scores. Lower `ratio` or "
-            "`num_rows`, or score the rest."
-        )
-    return (rule.annotate(scored) if has_both else scored).select(order[:budget])
-
-
-def row_budget(size: int, ratio: float | None, num_rows: int | None) -> int:
-    """Rows to select out of `size`: see [`select_subset`]."""
-    if (ratio is None) == (num_rows is None):
-        raise ValueError("Pass exactly one of `ratio` and `num_rows`.")
-    if num_rows is not None:
-        if isinstance(num_rows, bool) or num_rows != int(num_rows) or num_rows < 1:
-            raise ValueError(f"`num_rows` must be a whole number of at least 1, got {num_rows!r}.")
-        return int(num_rows)
-    if not 0 < ratio <= 1:
-        raise ValueError(f"`ratio` must be in (0, 1], got {ratio!r}.")
-    return max(1, math.floor(ratio * size + 0.5))
-
-
-def score_columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of a dataset as float64, with NaN for null."""
-    present = getattr(scored, "column_names", None)
-    if isinstance(present, Mapping):
-        raise TypeError(f"Pass one split, not all of {sorted(present)}: `scored['train']`.")
-    if present is not None and (missing := [name for name in names if name not in present]):
-        raise ValueError(
-            f"The dataset has no column {missing}; it has {sorted(present)}. Score it first: "
-            "`ds.map(DIQScorer(model, validation, extra_columns=('loss', 'num_tokens')))`."
-        )
-    names = list(dict.fromkeys(names))
-    if hasattr(scored, "__len__"):
-        scored = scored.with_format(None)
-        return {name: _floats(scored[name][:]) for name in names}
-    # A stream is read once for all columns: each reading may compute the scores anew.
-    rows = list(scored.select_columns(names))
-    return {name: _floats([row[name] for row in rows]) for name in names}
-
-
-def _floats(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _add_columns(scored: Any, codes: list[int | None], ranks: list[int | None]) -> Any:
     from datasets import ClassLabel, Value
 
-    ours = ClassLabel(names=list(QUADRANTS))
-    names = [name for name in ("quadrant", "diq_rank") if name in scored.column_names]
-    if names and scored.features.get("quadrant") != ours:
-        raise ValueError(f"The dataset has columns {names} of its own. Rename or remove them.")
-    scored = scored.remove_columns(names) if names else scored
-    scored = scored.add_column("quadrant", codes, feature=ours)
-    return scored.add_column("diq_rank", ranks, feature=Value("int32"))
+    features = {
+        "quadrant": ClassLabel(names=list(QUADRANTS)),
+        "diq_rank": Value("int32"),
+        "diq_reason": ClassLabel(names=list(REASONS)),
+        "diq_duplicate_of": Value("int64"),
+    }
+    present = [name for name in features if name in rows.column_names]
+    if strange := [name for name in present if rows.features[name] != features[name]]:
+        raise ValueError(f"The dataset has columns {strange} of its own. Rename or remove them.")
+    rows = rows.remove_columns(present) if present else rows
+    for name, values in columns.items():
+        # A masked array is an array to `datasets` and has nulls for Arrow.
+        rows = rows.add_column(name, np.ma.masked_array(values, mask=values < 0), feature=features[name])
+    return rows

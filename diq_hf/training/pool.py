@@ -8,7 +8,10 @@ from datasets import Dataset, Value
 
 from ..columns import class_label_numbers, label_values
 from ..difficulty.sources import DifficultySource, difficulty_source
-from ..selection.quadrants import STRATEGY_COLUMNS, QuadrantRule, score_columns, select_subset
+from ..selection.quadrants import QuadrantRule
+from ..selection.scores import score_columns
+from ..selection.select import select_subset
+from ..selection.settings import STRATEGY_COLUMNS
 
 
 # Of the candidates beside the present selection, one in so many is drawn from the rows that are not among the best.

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..difficulty.sources import DifficultySource
-from ..selection.quadrants import STRATEGIES, row_budget
+from ..selection.budgets import row_budget
+from ..selection.settings import STRATEGIES
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from datasets import Dataset, Value
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from diq_hf import QuadrantRule, write_report
+from diq_hf import QuadrantRule, select_subset, write_report
 from diq_hf.cli.__main__ import app
 from diq_hf.reporting.figures import plot_quadrants
 
@@ -75,7 +75,7 @@ def test_plot_quadrants(tmp_path):
 
 
 def test_tables_and_counts(scored, tmp_path):
-    page = Page(write_report(scored, tmp_path / "report.html", num_rows=3))
+    page = Page(write_report(scored, tmp_path / "report.html", num_rows=3, max_similarity=None))
     # Scored: rows 0, 1, 2, 3, 4 and 6; medians 3.5 and 0.65. Selected: rows 0 and 1 of Q1, then row 2 of Q2.
     assert page.cells[1:6] == [
         ["Q1hard, influential", "2", "25.0 %", "4.25", "0.85", "10", "2"],
@@ -84,11 +84,16 @@ def test_tables_and_counts(scored, tmp_path):
         ["Q4easy, little influence", "2", "25.0 %", "2.5", "0.2", "55", "0"],
         ["all scored", "6", "75.0 %", "3.25", "0.4833", "31.67", "3"],
     ]
-    assert page.cells[7:] == [
+    assert page.cells[7:11] == [
         ["10 to 10", "2", "0.85", "0.85", "2"],
         ["20 to 30", "2", "0.65", "0.65", "1"],
         ["40 to 40", "1", "0.1", "0.1", "0"],
         ["80 to 80", "1", "-0.2", "0.2", "0"],
+    ]
+    assert page.cells[12:] == [
+        ["selected", "3", "37.5 %"],
+        ["beyond the budget", "3", "37.5 %"],
+        ["unscored", "2", "25.0 %"],
     ]
     for said in (
         "8 rows 2 without scores 3 selected 3.5 difficulty threshold 0.65 influence threshold",
@@ -102,6 +107,40 @@ def test_tables_and_counts(scored, tmp_path):
     assert f"absolute value {spearmanr(lengths, np.abs(influence))[0]:.4g} " in page.text
     assert [row["rank"] for row in page.rows] == [1, 2, 3, 4, 5, 6, None, None]
     assert [row["row"] for row in page.rows] == [0, 1, 2, 3, 6, 4, 5, 7]
+
+
+def test_why_rows_were_not_selected(scored, tmp_path):
+    scored = scored.add_column("mismatch", [0.0, 0.0, 0.9, None, 0.1, 0.0, 0.2, 0.5])
+    page = Page(write_report(scored, tmp_path / "report.html", num_rows=2))
+    # Row 1 says the same as row 0, row 2 the wrong thing; then comes row 3 of Q3.
+    assert page.cells[12:] == [
+        ["selected", "2", "25.0 %"],
+        ["beyond the budget", "2", "25.0 %"],
+        ["duplicate", "1", "12.5 %"],
+        ["mismatch", "1", "12.5 %"],
+        ["unscored", "2", "25.0 %"],
+    ]
+    assert "Passed over since they repeat a selected row: row 1 (row 0)." in page.text
+    assert ("aria-label", "Histogram of the mismatch") in page.attributes
+    assert {row["row"]: row["reason"] for row in page.rows if row["row"] < 4} == {
+        0: "selected",
+        1: "duplicate",
+        2: "mismatch",
+        3: "selected",
+    }
+    # A pool that says what was taken of it is taken at its word.
+    _, pool = select_subset(scored, num_rows=1, return_pool=True)
+    assert Page(write_report(pool, tmp_path / "report.html")).cells[12] == ["selected", "1", "12.5 %"]
+
+
+def test_lengths_that_are_not_known(scored, tmp_path):
+    lengths = [10, None, 20, None, 80, 0, 30, 5]
+    scored = scored.remove_columns("num_tokens").add_column("num_tokens", lengths)
+    page = Page(write_report(scored, tmp_path / "report.html", num_rows=3))
+    assert [page.cells[1][5], page.cells[3][5]] == ["10", "–"]  # of the two rows of Q1 one is known, of Q3 none
+    assert [cells[:2] for cells in page.cells[7:11]] == [[f"{n} to {n}", "1"] for n in (10, 20, 30, 80)]
+    unknown = scored.remove_columns("num_tokens").add_column("num_tokens", [None] * 8)
+    assert Page(write_report(unknown, tmp_path / "report.html", num_rows=3)).cells[1][5] == "–"
 
 
 def test_first_and_last_rows_of_a_quadrant(tmp_path):
@@ -136,7 +175,7 @@ def test_many_rows_make_a_small_page(tmp_path):
     rng = np.random.default_rng(0)
     columns = {"difficulty": rng.random(n), "influence": rng.standard_normal(n), "num_tokens": np.arange(n) + 1}
     scored = Dataset.from_dict({"text": ["a long row " * 500] * n} | columns)
-    path = write_report(scored, tmp_path / "report.html", ratio=0.01, max_rows=200)
+    path = write_report(scored, tmp_path / "report.html", ratio=0.01, max_rows=200, max_similarity=None)
     page = Page(path)
     assert path.stat().st_size < 1_500_000
     assert [page.rows[0]["rank"], page.rows[-1]["rank"]] == [1, n] and len(page.rows) == 200
@@ -169,7 +208,7 @@ def test_errors(scored, tmp_path):
     (tmp_path / "report.html").write_text("kept")
     with pytest.raises(ValueError, match="no column"):
         write_report(scored.remove_columns("influence"), tmp_path / "report.html")
-    with pytest.raises(ValueError, match="only 6 of 8"):
+    with pytest.raises(ValueError, match="only 5 of 8 can be taken; passed over: 1 duplicate, 2 unscored"):
         write_report(scored, tmp_path / "report.html", ratio=0.9)
     with pytest.raises(TypeError, match="IterableDataset cannot be read by position"):
         write_report(scored.to_iterable_dataset(), tmp_path / "report.html")

@@ -1,0 +1,142 @@
+"""In which order rows are taken: each strategy's order, and the quadrants."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..recipe import SelectionSettings
+from .budgets import mean_reached, row_budget, worth
+from .quadrants import QuadrantRule
+from .scores import score_columns
+from .settings import STRATEGY_COLUMNS
+
+
+# Rows in the order in which they are taken, given what they are worth.
+Order = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The order of a pool's rows.
+
+    Args:
+        order (`np.ndarray`):
+            The rows that may be taken, the first to be taken first.
+        num_trained (`np.ndarray`, *optional*):
+            Trained tokens of each row, where they count.
+        rule ([`QuadrantRule`], *optional*):
+            The thresholds, where there are both scores.
+        codes (`np.ndarray`, *optional*):
+            The quadrants, then.
+        too_difficult (`np.ndarray`, *optional*):
+            For each row, whether the rule says so, then.
+        diq_order (`np.ndarray`, *optional*):
+            The order of DIQ, then.
+    """
+
+    order: np.ndarray
+    num_trained: np.ndarray | None = None
+    rule: QuadrantRule | None = None
+    codes: np.ndarray | None = None
+    too_difficult: np.ndarray | None = None
+    diq_order: np.ndarray | None = None
+
+
+def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | None = None) -> Ranking:
+    """Ranks rows by a strategy.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            Rows with their scores.
+        settings ([`SelectionSettings`]):
+            The strategy, what influences are worth, percentiles and turns.
+        rule ([`QuadrantRule`], *optional*):
+            Thresholds and column names, instead of percentiles.
+
+    Raises:
+        `ValueError`: A column is missing, or the rule is one for other values.
+    """
+    names = (rule.difficulty_column, rule.influence_column) if rule else ("difficulty", "influence")
+    in_tokens = settings.num_tokens is not None
+    num_trained = _trained_tokens(scored) if in_tokens or settings.per else None
+    if rule is not None and (settings.per == "row" or (settings.per == "token" and not in_tokens)):
+        raise ValueError(
+            f"A rule's threshold is one of influences, and `per={settings.per!r}` ranks rows by other values. Leave "
+            "the rule out and pass `difficulty_percentile`."
+        )
+
+    def values(name: str, order: Order) -> np.ndarray:
+        """What rows are worth by a column of influences, if they are taken in such an order."""
+        influence = score_columns(scored, [name])[name]
+        if num_trained is None:
+            return influence
+        influence, mean = np.where(np.isnan(num_trained), np.nan, influence), 0.0
+        if settings.per == "row":
+            budget = row_budget(len(scored), settings.ratio, settings.num_rows)
+            mean = mean_reached(influence, num_trained, budget, order)
+        return worth(influence, num_trained, settings.per, in_tokens, mean)
+
+    def rule_for(worths: np.ndarray) -> QuadrantRule:
+        percentiles = (
+            settings.difficulty_percentile,
+            settings.influence_percentile,
+            settings.max_difficulty_percentile,
+        )
+        return rule or QuadrantRule.of(difficulty, worths, *percentiles)
+
+    def by_quadrant(worths: np.ndarray) -> np.ndarray:
+        return rule_for(worths).order(difficulty, worths)
+
+    def by_size(sizes: np.ndarray) -> np.ndarray:
+        order = rows[np.argsort(-sizes[rows], kind="stable")]
+        return order[np.isfinite(sizes[order])]
+
+    rows, found = np.arange(len(scored)), {}
+    if settings.strategy == "diq" or set(names) <= set(scored.column_names):
+        difficulty = score_columns(scored, names)[names[0]]
+        worths = values(names[1], by_quadrant)
+        fitted = rule_for(worths)
+        found = {"rule": fitted, "codes": fitted.codes(difficulty, worths), "diq_order": by_quadrant(worths)}
+        found["too_difficult"] = fitted.too_difficult(difficulty) & (found["codes"] >= 0)
+        rows = np.sort(found["diq_order"])  # without both scores no row is taken, by any strategy
+    if settings.strategy in ("diq", "influence"):
+        order = by_quadrant if settings.strategy == "diq" else by_size
+        orders = [order(values(name, order)) for name in settings.turns or names[1:]]
+        order = orders[0] if len(orders) == 1 else _in_turns(orders)
+        order = order[np.isin(order, rows)]
+        if settings.strategy == "diq":
+            found["diq_order"] = order
+    elif settings.strategy == "random":
+        # Drawn in row order, so that the draw does not depend on the scores.
+        order = np.random.default_rng(settings.seed).permutation(rows)
+    else:
+        column = names[0] if settings.strategy == "difficulty" else STRATEGY_COLUMNS[settings.strategy]
+        order = by_size(score_columns(scored, [column])[column])
+    return Ranking(order, num_trained=num_trained, **found)
+
+
+def _in_turns(orders: Sequence[np.ndarray]) -> np.ndarray:
+    """One order out of several: each in turn gives its first row that was not given yet."""
+    taken, merged = set(), []
+    waiting = [iter(order.tolist()) for order in orders]
+    while waiting:
+        for rows in list(waiting):
+            row = next((row for row in rows if row not in taken), None)
+            if row is None:
+                waiting.remove(rows)
+            else:
+                taken.add(row)
+                merged.append(row)
+    return np.array(merged, dtype=np.int64)
+
+
+def _trained_tokens(scored: Any) -> np.ndarray:
+    if "num_trained" not in scored.column_names:
+        raise ValueError(
+            "`per` and `num_tokens` count trained tokens, and the dataset has no column 'num_trained'. Score it with "
+            "`extra_columns=['num_trained']`."
+        )
+    values = score_columns(scored, ["num_trained"])["num_trained"]
+    return np.where(values >= 1, values, np.nan)

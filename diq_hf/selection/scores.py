@@ -1,0 +1,110 @@
+"""Columns of a dataset as numbers, read through Arrow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..columns import class_label_numbers
+
+
+def score_columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of a dataset as float64, with NaN for null.
+
+    Integers, floats, decimals and booleans (as 1 and 0) are numbers; a ClassLabel column holds the numbers that its
+    classes are named for.
+
+    Raises:
+        `ValueError`: A column is missing, or holds something that is no number.
+    """
+    present = getattr(scored, "column_names", None)
+    if isinstance(present, Mapping):
+        raise TypeError(f"Pass one split, not all of {sorted(present)}: `scored['train']`.")
+    if present is not None and (missing := [name for name in names if name not in present]):
+        raise ValueError(
+            f"The dataset has no column {missing}; it has {sorted(present)}. Score it first: "
+            "`ds.map(DIQScorer(model, validation, extra_columns=('loss', 'num_tokens')))`."
+        )
+    names = list(dict.fromkeys(names))
+    if hasattr(scored, "__len__"):
+        columns = scored.select_columns(names).with_format("arrow")[:]
+    else:
+        # A stream is read once for all columns: each reading may compute the scores anew.
+        rows = list(scored.select_columns(names))
+        columns = {name: [row[name] for row in rows] for name in names}
+    features = getattr(scored, "features", None) or {}
+    found = {}
+    for name in names:
+        found[name] = floats(columns[name], name)
+        if (numbers := class_label_numbers(features.get(name), name)) is not None:
+            ids = found[name]
+            known = np.isfinite(ids) & (ids >= 0)
+            found[name] = np.where(known, numbers[np.where(known, ids, 0).astype(int)], np.nan)
+    return found
+
+
+def raw_columns(rows: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns as float64, of a ClassLabel its ids, with NaN for null."""
+    columns = rows.select_columns(list(names)).with_format("arrow")[:]
+    return {name: floats(columns[name], name) for name in names}
+
+
+def class_codes(rows: Any, name: str) -> np.ndarray:
+    """The class ids of a ClassLabel column as whole numbers, with -1 for null."""
+    ids = raw_columns(rows, [name])[name]
+    return np.where(np.isnan(ids), -1, ids).astype(int)
+
+
+def floats(values: Any, name: str = "scores") -> np.ndarray:
+    """Numbers as float64, with NaN for `None`.
+
+    Args:
+        values (`Sequence`):
+            Numbers, in Python, numpy, torch or Arrow.
+        name (`str`, *optional*, defaults to `"scores"`):
+            Their column, for the error.
+
+    Raises:
+        `ValueError`: Something is no number.
+
+    Example:
+
+    ```python
+    >>> floats([1, None, 2.5])
+    array([1. , nan, 2.5])
+    >>> floats(["high"], "difficulty")
+    Traceback (most recent call last):
+    ValueError: Column 'difficulty' holds string, and a score is a number...
+
+    ```
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return values.astype(np.float64)
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+        try:
+            values = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise ValueError(f"Column {name!r} holds values that are no numbers alike: {error}") from error
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.full(len(values), np.nan)
+    if not any(test(kind) for test in _NUMBERS):
+        remedy = "Name another column, or make it one of numbers"
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            remedy += f": `ds.cast_column({name!r}, Value('float32'))` reads numbers written as text"
+        raise ValueError(f"Column {name!r} holds {kind}, and a score is a number. {remedy}.")
+    try:
+        return (
+            pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, kind)
+            .cast(pa.float64())
+            .to_numpy()
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"Column {name!r} holds whole numbers that are too large to be scores: {error}. Name another column."
+        ) from error
+
+
+_NUMBERS = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)

@@ -1,0 +1,89 @@
+"""What a selection is asked for: a [`SelectionSettings`], made from arguments and checked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..recipe import SelectionSettings
+from .budgets import PER, check_budget
+from .quotas import check_balance
+from .texts import RowTexts
+
+
+STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
+# The column a strategy ranks by, beside the two scores, and how a scorer is asked for it.
+STRATEGY_COLUMNS = {"loss": "loss", "length": "num_tokens"}
+# What "auto" is, where the dataset has the column or the texts to apply it to.
+MAX_MISMATCH = 0.2
+MAX_SIMILARITY = 0.7
+
+
+def settings_for(
+    scored: Any,
+    *,
+    max_mismatch: float | str | None = "auto",
+    max_similarity: float | str | None = "auto",
+    text_columns: Sequence[str] | None = None,
+    balance: str | Mapping[str, Mapping[str, float]] | None = None,
+    **settings: Any,
+) -> SelectionSettings:
+    """The settings that arguments of [`select_subset`] stand for, for one dataset.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            The rows, by whose columns `"auto"` is decided.
+        max_mismatch (`float`, *optional*, defaults to `"auto"`):
+            See [`select_subset`], like all others.
+
+    Raises:
+        `ValueError`: A setting is out of range, two do not go together, or the dataset lacks what one is about.
+    """
+    has_mismatch, texts = "mismatch" in scored.column_names, RowTexts(scored, text_columns)
+    if max_mismatch == "auto":
+        max_mismatch = MAX_MISMATCH if has_mismatch else None
+    if max_similarity == "auto":
+        max_similarity = MAX_SIMILARITY if texts.columns else None
+    settings |= {"max_mismatch": max_mismatch, "max_similarity": max_similarity, "balance": check_balance(balance)}
+    if isinstance(settings.get("turns"), str):
+        raise TypeError(f"`turns` is a list of columns: `[{settings['turns']!r}, ...]`.")
+    settings["turns"] = tuple(settings["turns"]) if settings.get("turns") is not None else None
+    settings["per"] = None if settings.get("per") == "paper" else settings.get("per")
+    settings = SelectionSettings(**settings)
+    check_settings(settings)
+    if max_mismatch is not None and not has_mismatch:
+        raise ValueError(
+            "`max_mismatch` needs the column 'mismatch': score with `extra_columns=['mismatch']`, or leave it out."
+        )
+    if max_similarity is not None and not texts.columns:
+        raise ValueError(
+            f"`max_similarity` compares texts, and none of the columns {scored.column_names} is known to hold any. "
+            "Name them: `text_columns=['question', 'answer']`."
+        )
+    return settings
+
+
+def check_settings(settings: SelectionSettings) -> None:
+    """Refuses settings that are out of range, or do not go together."""
+    for name, value, known in (("strategy", settings.strategy, STRATEGIES), ("per", settings.per or PER[0], PER)):
+        if value not in known:
+            raise ValueError(f"`{name}` is {value!r}; choose from {list(known)}.")
+    check_budget(settings.ratio, settings.num_rows, settings.num_tokens)
+    check_balance(settings.balance)
+    for name in ("max_mismatch", "max_similarity"):
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, bool | str) or not 0 <= value <= 1 or (name == "max_similarity" and not value):
+            raise ValueError(f"`{name}` is a share between 0 and 1, 'auto' or None, got {value!r}.")
+    by_influence = settings.strategy in ("diq", "influence")
+    if settings.per and not by_influence:
+        raise ValueError(
+            f"`per={settings.per!r}` says what an influence is worth, and `strategy={settings.strategy!r}` does not "
+            "rank by influence."
+        )
+    if settings.per == "row" and settings.num_tokens is not None:
+        raise ValueError(
+            "`per='row'` is for batches of equal rows, where rows are what is paid: pass `ratio` or `num_rows`. With "
+            "a budget in tokens use `per='token'`."
+        )
+    if settings.turns is not None and not (settings.turns and by_influence):
+        raise ValueError("`turns` names columns of influences, for the strategies 'diq' and 'influence'.")
