@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_model
 from datasets import Dataset
+from other_device import OTHER, on_other_device, other_devices
 from scored_trainers import about_to_train, make_scorer
 from trainings import make_trainer, rows_of_chat
 
@@ -12,14 +13,18 @@ from diq_hf.training.online import OnlineInfluence
 from diq_hf.training.rescoring import TrainerScorer
 
 
-there = pytest.importorskip("other_device")
-other_device = there.other_device
 CASES = {
     "sft": ("sft", {}),
     "dft": ("sft", {"loss_type": "dft"}),
     "trainer": ("trainer", {}),
     "dpo": ("dpo", {"model": make_model(seed=1)}),
 }
+
+
+@pytest.fixture
+def other_device():
+    with other_devices() as device:
+        yield device
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -36,9 +41,9 @@ def test_scores(case, tmp_path, other_device):
     expected = scorer.score(range(8), scorer.direction(), source)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is not None:
-            there.on_other_device(model)
+            on_other_device(model)
     scorer = TrainerScorer(trainer, trainer.model)
-    assert scorer.engine.device == there.OTHER
+    assert scorer.engine.device == OTHER
     found = scorer.score(range(8), scorer.direction(), source)
     for name, values in expected.items():
         assert np.allclose(found[name], values, rtol=1e-4)
@@ -51,8 +56,8 @@ def test_online(tmp_path, other_device):
         trainer, model = scorer.trainer, scorer.trainer.model
         batch = trainer.data_collator([trainer.train_dataset[row] for row in range(3)])
         if moved:
-            scorer = TrainerScorer(trainer, there.on_other_device(model))
-            batch = {name: values.to(there.OTHER) for name, values in batch.items()}
+            scorer = TrainerScorer(trainer, on_other_device(model))
+            batch = {name: values.to(OTHER) for name, values in batch.items()}
         online = OnlineInfluence(scorer.engine)
         online.use(scorer.direction())
         online.attach()
