@@ -124,7 +124,7 @@ class DifficultyFacts(Facts):
 @dataclass(frozen=True, kw_only=True)
 class MismatchFacts(Facts):
     """What `mismatch` was held against: so many foreign pairs, drawn by a seed within the sources that a column names,
-    and how many nats (Λ/√n) only so large a share of them reaches."""
+    and which Λ/√S (√nats) only so large a share of them reaches."""
 
     size: int
     seed: int

@@ -34,6 +34,11 @@ class AnswerLosses:
         """What the prompt tells of the answer: log p(answer | prompt) - log p(answer), in nats."""
         return self.num_tokens * (self.alone - self.given)
 
+    @property
+    def surprise(self) -> np.ndarray:
+        """What there is to tell: -log p(answer), in nats."""
+        return self.num_tokens * self.alone
+
 
 def answer_losses(
     answers: Sequence[EncodedRow],

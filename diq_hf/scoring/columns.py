@@ -80,7 +80,7 @@ def score_rows(
                 given = given_prompt(answers, encoded, found["loss"], forward)
                 losses = answer_losses(answers, scorer.encoder, forward, given)
                 sources = sources_of([rows[i] for i in kept], scorer.source_column)
-                found["mismatch"] = null(losses.gain, losses.num_tokens, sources)
+                found["mismatch"] = null(losses.gain, losses.surprise, sources)
             if difficulties is not None:
                 found |= {name: values[kept] for name, values in difficulties.items()}
             elif scorer.difficulty is not None:

@@ -7,6 +7,10 @@ near 0 for an answer to its prompt, and uniform on [0, 1] for one that belongs e
 therefore catches 0.8 of the foreign answers, whatever the model is; how many right ones it costs depends on how well
 the model reads.
 
+Compared is Λ/√S, S = -log p(answer) being the nats there are to tell: chance moves Λ by about √S, so that long and
+short, plain and odd answers can be held against each other. (Of Λ/√n, Λ/n, Λ/S and Λ/√S, n tokens, the last tells
+swapped answers from right ones best.)
+
 What it cannot see. A wrong answer about the right thing: its words are helped by the prompt like those of a right one.
 A very short answer ("yes"): its one or two tokens carry less than the test can tell from chance, so right ones are
 spread over [0, 1] as well, and a bound passes over nearly as many of them as of foreign ones. An answer that needs no
@@ -47,8 +51,8 @@ class MismatchNull:
     Args:
         gains (`np.ndarray` of shape `(pairs,)`):
             Λ of answers after foreign prompts, in nats.
-        num_tokens (`np.ndarray` of shape `(pairs,)`):
-            Their tokens.
+        surprises (`np.ndarray` of shape `(pairs,)`):
+            S of the same answers, in nats.
         sources (`tuple[str, ...]`):
             Their sources, `""` where no column names them.
         seed (`int`):
@@ -56,13 +60,13 @@ class MismatchNull:
     """
 
     gains: np.ndarray
-    num_tokens: np.ndarray
+    surprises: np.ndarray
     sources: tuple[str, ...]
     seed: int
 
-    def __call__(self, gains: np.ndarray, num_tokens: np.ndarray, sources: Sequence[str]) -> np.ndarray:
+    def __call__(self, gains: np.ndarray, surprises: np.ndarray, sources: Sequence[str]) -> np.ndarray:
         """`mismatch` of answers by how much their own prompts help; NaN for a gain that is not finite."""
-        null, found = self.gains / np.sqrt(self.num_tokens), np.asarray(gains) / np.sqrt(num_tokens)
+        null, found = self.gains / np.sqrt(self.surprises), np.asarray(gains) / np.sqrt(surprises)
         of, sources = np.array(self.sources), np.array(list(sources))
         share = np.full(len(found), np.nan)
         for source in np.unique(sources):
@@ -74,17 +78,17 @@ class MismatchNull:
     @property
     def digest(self) -> str:
         """Names what decides the column."""
-        return digest([self.gains.tolist(), self.num_tokens.tolist(), self.sources, self.seed])
+        return digest([self.gains.tolist(), self.surprises.tolist(), self.sources, self.seed])
 
     def quantiles(self) -> dict[str, float]:
-        """Λ/√n of the foreign answers, in nats: what a bound on `mismatch` means for a row."""
+        """Λ/√S of the foreign answers, in nats: what a bound on `mismatch` means for a row."""
         shares = (0.95, 0.9, 0.8, 0.5)
-        found = np.quantile(self.gains / np.sqrt(self.num_tokens), shares)
+        found = np.quantile(self.gains / np.sqrt(self.surprises), shares)
         return {f"{1 - share:.2f}": round(float(value), 4) for share, value in zip(shares, found, strict=True)}
 
     def save(self, path: Path, recipe: str) -> None:
         """Writes it under a recipe that names model, dataset and settings."""
-        tensors = {"gains": torch.from_numpy(self.gains), "num_tokens": torch.from_numpy(self.num_tokens)}
+        tensors = {"gains": torch.from_numpy(self.gains), "surprises": torch.from_numpy(self.surprises)}
         save_tensors(path, tensors, {"recipe": recipe, "sources": list(self.sources), "seed": self.seed})
 
     @classmethod
@@ -97,8 +101,8 @@ class MismatchNull:
         tensors, found = load_tensors(path)
         if found["recipe"] != recipe:
             raise ValueError(f"{path} belongs to another model, dataset or setting. Remove it to have it made again.")
-        gains, num_tokens = (tensors[name].numpy() for name in ("gains", "num_tokens"))
-        return cls(gains, num_tokens, tuple(found["sources"]), found["seed"])
+        gains, surprises = (tensors[name].numpy() for name in ("gains", "surprises"))
+        return cls(gains, surprises, tuple(found["sources"]), found["seed"])
 
 
 def draw_null(
@@ -143,7 +147,7 @@ def draw_null(
             "An answer with a foreign prompt has no finite loss, so `mismatch` cannot be calibrated. Check the "
             "model's dtype (fp16 overflows where bf16 and fp32 do not)."
         )
-    return MismatchNull(losses.gain, losses.num_tokens, tuple(sources[i] for i, _ in pairs), seed)
+    return MismatchNull(losses.gain, losses.surprise, tuple(sources[i] for i, _ in pairs), seed)
 
 
 def foreign_pairs(

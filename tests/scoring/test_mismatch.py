@@ -39,7 +39,7 @@ def topical_rows(number, draw):
     for _ in range(number):
         topic = draw.choice(np.arange(100, 1000), 12, replace=False)
         words = lambda n, share: [draw.choice(topic) if draw.random() < share else draw.integers(20) for _ in range(n)]  # noqa: E731, B023
-        rows.append((words(draw.integers(6, 14), 0.6), words(draw.integers(8, 40), 0.3)))
+        rows.append((words(draw.integers(8, 20), 0.7), words(draw.integers(8, 40), 0.5)))
     return rows
 
 
@@ -57,8 +57,8 @@ def test_uniform_on_foreign_answers(encoder):
     counts = np.array([row.num_trained for row in pool])
     answers = [row.input_ids[row.labels != -100] for row in pool]
     alone = reader([encoded([1], answer) for answer in answers])
-    found = null(counts * (alone - reader(pool)), counts, [""] * len(pool))
-    among_null = null(null.gains, null.num_tokens, null.sources)  # 1/400, 2/400, …
+    found = null(counts * (alone - reader(pool)), counts * alone, [""] * len(pool))
+    among_null = null(null.gains, null.surprises, null.sources)  # 1/400, 2/400, …
     assert ks_2samp(found[:300], among_null).pvalue > 0.01
     assert 0.7 < (found[:300] > 0.2).mean() < 0.9  # caught
     assert (found[300:] > 0.2).mean() < 0.12  # lost
@@ -96,7 +96,7 @@ def test_shares_are_counted_within_the_source():
 
 
 POOL = [
-    chat(f"{SENTENCES[i % 4][: 9 + i % 23]} {i}", SENTENCES[(3 * i + 1) % 4][i % 7 : 20 + i % 31]) for i in range(60)
+    chat(f"{SENTENCES[i % 4][: 9 + i % 23]} {i}", SENTENCES[(3 * i + 1) % 4][i % 7 : 20 + i % 31]) for i in range(48)
 ]
 
 
@@ -122,7 +122,8 @@ def by_hand(rows, scorer, tokenizer):
 
     def gain(i, j):
         answer = rows[i].input_ids[starts[i] :]
-        return loss([1], answer) - loss(rows[j].input_ids[: starts[j]], answer), len(answer)
+        alone = loss([1], answer)
+        return alone - loss(rows[j].input_ids[: starts[j]], answer), alone
 
     pairs = foreign_pairs(rows, [""] * len(rows), 384, 0, 1024)
     statistic = lambda found: found[0] / np.sqrt(found[1])  # noqa: E731
