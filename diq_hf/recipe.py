@@ -123,6 +123,17 @@ class DifficultyFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MismatchFacts(Facts):
+    """What `mismatch` was held against: so many foreign pairs, drawn by a seed within the sources that a column names,
+    and which Λ/√S (√nats) only so large a share of them reaches."""
+
+    size: int
+    seed: int
+    quantiles: Mapping[str, float]
+    source_column: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost(Facts):
     """What a process has computed, and in which time; `sft_seconds` is a training run to compare it with."""
 
@@ -201,6 +212,8 @@ class Recipe(Facts):
             How rows became tokens.
         difficulty ([`DifficultyFacts`], *optional*):
             Where the difficulty is from.
+        mismatch ([`MismatchFacts`], *optional*):
+            How the column `mismatch` was calibrated.
         cost ([`Cost`], *optional*):
             What scoring took.
         versions (`dict[str, str]`, *optional*):
@@ -238,6 +251,7 @@ class Recipe(Facts):
     modules: tuple[str, ...] | None = None
     settings: Mapping[str, Any] | None = None
     difficulty: DifficultyFacts | None = None
+    mismatch: MismatchFacts | None = None
     cost: Cost | None = None
     versions: Mapping[str, str] | None = None
     pool: Source | None = None

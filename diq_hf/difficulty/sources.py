@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..digest import digest
-from ..rows.encoded import IGNORE_INDEX, EncodedRow, RowError
+from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import TEXTS, RowEncoder
+from .answers import AnswerLosses, given_prompt, without_prompt
 from .classifier import UNNAMED, DifficultyClassifier
 
 
@@ -31,6 +32,8 @@ class RowBatch:
             How rows become tokens.
         forward (`Callable`):
             Gives the scoring model's losses on further encoded rows.
+        answers ([`~diq_hf.difficulty.answers.AnswerLosses`], *optional*):
+            The answers' losses with and without their prompts, where they are known already.
     """
 
     prepared: Sequence[Any]
@@ -38,6 +41,7 @@ class RowBatch:
     losses: np.ndarray | None
     encoder: RowEncoder
     forward: Callable[[Sequence[EncodedRow]], np.ndarray] | None
+    answers: AnswerLosses | None = None
 
 
 class DifficultySource(Protocol):
@@ -85,16 +89,9 @@ class _OfAnswer(_OfScoringModel):
             ) from error
 
     def given_prompt(self, batch: RowBatch) -> np.ndarray:
-        losses = batch.losses.copy()
-        # Rows that are trained on their answer alone have this loss from the influence pass already.
-        missing = [
-            i
-            for i, (row, answer) in enumerate(zip(batch.encoded, batch.prepared, strict=True))
-            if not np.array_equal(row.labels, answer.labels)
-        ]
-        if missing:
-            losses[missing] = batch.forward([batch.prepared[i] for i in missing])
-        return losses
+        if batch.answers is not None:
+            return batch.answers.given
+        return given_prompt(batch.prepared, batch.encoded, batch.losses, batch.forward)
 
 
 class IFDDifficulty(_OfAnswer):
@@ -110,7 +107,10 @@ class IFDDifficulty(_OfAnswer):
     fingerprint = "ifd-1"
 
     def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
-        alone = batch.forward([_without_prompt(answer, batch.encoder) for answer in batch.prepared])
+        if batch.answers is not None:
+            alone = batch.answers.alone
+        else:
+            alone = batch.forward([without_prompt(answer, batch.encoder) for answer in batch.prepared])
         with np.errstate(divide="ignore", invalid="ignore"):
             return {"difficulty": self.given_prompt(batch) / alone}
 
@@ -145,19 +145,6 @@ class NumTokensDifficulty(_OfScoringModel):
 
     def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
         return {"difficulty": np.array([len(row) for row in batch.encoded], dtype=float)}
-
-
-def _without_prompt(answer: EncodedRow, encoder: RowEncoder) -> EncodedRow:
-    tokenizer = encoder.processing_class
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise ValueError(
-            "IFD starts an answer without its prompt with BOS or EOS, and the tokenizer has neither. Set one."
-        )
-    trained = np.flatnonzero(answer.labels[1:] != IGNORE_INDEX) + 1
-    return EncodedRow(
-        np.concatenate([[start], answer.input_ids[trained]]), np.concatenate([[IGNORE_INDEX], answer.labels[trained]])
-    )
 
 
 class ColumnDifficulty:

@@ -21,6 +21,7 @@ from ..digest import digest
 from ..engine.influence import Direction
 from ..engine.tensor_files import load_tensors, save_tensors
 from ..files import remove_leftovers
+from .mismatch import NULL_SIZE, MismatchNull, calibrate, null_recipe
 
 
 logger = logging.get_logger(__name__)
@@ -36,8 +37,9 @@ def score_in_chunks(
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     wait = (lambda: None) if state is None else state.wait_for_everyone
     fingerprint = scorer.fingerprint
-    recipe = digest([fingerprint, dataset._fingerprint, chunk_size])
     root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    null = _share_null(scorer, dataset, root, rank, wait)
+    recipe = digest([fingerprint, dataset._fingerprint, chunk_size, *([null.digest] if null else [])])
     folder = root / recipe
     chunks = {
         folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
@@ -61,7 +63,7 @@ def score_in_chunks(
                 if difficulties is None:
                     difficulties = scorer.difficulties(examples)
                     _write(kept, difficulties, difficulty_recipe, rows)
-            _write(path, scorer.score_batch(examples, rows, difficulties), recipe, rows)
+            _write(path, scorer.score_batch(examples, rows, difficulties, null), recipe, rows)
             bar.update()
     if scorer.fingerprint != fingerprint:
         for path in missing:
@@ -97,6 +99,33 @@ def launched_state(device: torch.device) -> PartialState | None:
             "its state first, without `cpu=True`. Pass your own `Accelerator` as `accelerator=`."
         )
     return state
+
+
+def _share_null(scorer: Any, dataset: Any, root: Path, rank: int, wait: Callable[[], None]) -> MismatchNull | None:
+    """What `mismatch` is held against: drawn once for the whole dataset, by one process, and kept."""
+    if "mismatch" not in scorer.columns:
+        return None
+    null = scorer.calibration
+    if null is None:
+        recipe = null_recipe(scorer, dataset._fingerprint)
+        path = root / f"mismatch-{recipe}.safetensors"
+        if rank == 0 and not _holds_null(path, recipe):
+            calibrate(scorer, dataset, NULL_SIZE, 0).save(path, recipe)
+        wait()
+        null = MismatchNull.load(path, recipe)
+    scorer.used_null = null
+    return null
+
+
+def _holds_null(path: Path, recipe: str) -> bool:
+    if not path.exists():
+        return False
+    try:
+        MismatchNull.load(path, recipe)
+    except ValueError as error:
+        logger.warning(f"Calibrating `mismatch` again: {error}")
+        return False
+    return True
 
 
 def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], None]) -> None:

@@ -9,13 +9,18 @@ import numpy as np
 from datasets.utils import tqdm
 from transformers.utils import logging
 
+from ..difficulty.answers import answer_losses, given_prompt
 from ..difficulty.sources import RowBatch
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.validation import row_name
+from .mismatch import MismatchNull, sources_of
 from .recipe import projection_column
 
 
 logger = logging.get_logger(__name__)
+
+# Columns that count, and are 0 rather than null where a row is refused.
+COUNTS = ("num_tokens", "num_trained")
 
 
 def score_rows(
@@ -23,6 +28,7 @@ def score_rows(
     rows: list[dict],
     indices: Sequence[int | None] | None = None,
     difficulties: Mapping[str, np.ndarray] | None = None,
+    null: MismatchNull | None = None,
 ) -> dict[str, np.ndarray]:
     """A scorer's columns for some rows, NaN where a row was refused.
 
@@ -35,23 +41,29 @@ def score_rows(
             Their positions in the dataset, where they are known.
         difficulties (`dict[str, np.ndarray]`, *optional*):
             What [`reusable_difficulties`] gave for them, where it is known already.
+        null ([`~diq_hf.scoring.mismatch.MismatchNull`], *optional*):
+            What `mismatch` is held against, if that is one of the columns.
     """
     indices = [None] * len(rows) if indices is None else list(indices)
     with scorer.meter.scoring(len(rows)):
         encoded: list[EncodedRow] = []
         prepared: list[Any] = []
+        answers: list[EncodedRow] = []
         kept: list[int] = []
         for i, row in enumerate(rows):
             try:
                 ready = scorer.encode(row)
-                prepared.append(scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None)
+                needs = scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None
+                answer = encode_answer(scorer, row) if null is not None else None
             except RowError as error:
                 _refuse(scorer, f"{row_name(i, indices[i], row)}: {error}", error)
             else:
                 encoded.append(ready)
+                prepared.append(needs)
+                answers.append(answer)
                 kept.append(i)
         scores = {name: np.full(len(rows), np.nan) for name in scorer.columns}
-        scores["num_tokens"] = np.zeros(len(rows))
+        scores |= {name: np.zeros(len(rows)) for name in COUNTS}
         if scorer.projection:
             scores[projection_column(scorer)] = np.full((len(rows), scorer.projection.dim), np.nan)
         if encoded:
@@ -63,12 +75,16 @@ def score_rows(
                         f"{row_name(i, indices[i], rows[i])}: its loss is {loss} and its influence {influence}. Check "
                         "the row and the model's dtype (fp16 overflows where bf16 and fp32 do not).",
                     )
+            forward, losses = (lambda rows: _losses(scorer, rows)), None
+            if null is not None:
+                given = given_prompt(answers, encoded, found["loss"], forward)
+                losses = answer_losses(answers, scorer.encoder, forward, given)
+                sources = sources_of([rows[i] for i in kept], scorer.source_column)
+                found["mismatch"] = null(losses.gain, losses.surprise, sources)
             if difficulties is not None:
                 found |= {name: values[kept] for name, values in difficulties.items()}
             elif scorer.difficulty is not None:
-                found |= scorer.difficulty(
-                    RowBatch(prepared, encoded, found["loss"], scorer.encoder, lambda rows: _losses(scorer, rows))
-                )
+                found |= scorer.difficulty(RowBatch(prepared, encoded, found["loss"], scorer.encoder, forward, losses))
             unscored = ~(np.isfinite(found["influence"]) & np.isfinite(found["loss"]))
             for name, values in found.items():
                 values = np.array(values, dtype=float)
@@ -76,9 +92,10 @@ def score_rows(
                 scores[name] = np.full((len(rows), *values.shape[1:]), np.nan)
                 scores[name][kept] = values
             scores["num_tokens"][kept] = [len(row) for row in encoded]
+            scores["num_trained"][kept] = [row.num_trained for row in encoded]
     if len(rows) > 1:
         count_unscored(scores["influence"])
-    types = dict.fromkeys(scorer.columns, np.float32) | {"num_tokens": np.int32}
+    types = dict.fromkeys(scorer.columns, np.float32) | dict.fromkeys(COUNTS, np.int32)
     return {name: scores[name].astype(types[name]) for name in scorer.columns}
 
 
@@ -93,6 +110,14 @@ def reusable_difficulties(scorer: Any, rows: list[dict]) -> dict[str, np.ndarray
     for name, values in found.items():
         columns[name][list(prepared)] = values
     return columns
+
+
+def encode_answer(scorer: Any, row: Mapping) -> EncodedRow:
+    """A row as `mismatch` takes it."""
+    try:
+        return scorer.encoder.encode_answer(row)
+    except RowError as error:
+        raise RowError(f"`mismatch` cannot be taken: {error} Or leave it out of `extra_columns`.") from error
 
 
 def _influences(scorer: Any, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from ..difficulty.sources import ClassifierDifficulty
 from ..digest import digest, model_digest, tokenizer_digest
 from ..engine.projections import COLUMN
 from ..names import public_name
-from ..recipe import Cost, DifficultyFacts, ModelFacts, Recipe, ValidationFacts
+from ..recipe import Cost, DifficultyFacts, MismatchFacts, ModelFacts, Recipe, ValidationFacts
 from ..rows.encoded import rows_digest
 
 
@@ -78,6 +78,9 @@ def fingerprint(scorer: Any) -> str:
         "overwrite": scorer.overwrite,
         "batched": scorer.batched,
     }
+    if "mismatch" in scorer.columns:
+        settings |= {"source_column": scorer.source_column}
+        settings |= {"mismatch": scorer.calibration and scorer.calibration.digest}
     return digest([ALGORITHM, settings, weights])
 
 
@@ -106,6 +109,7 @@ def projection_column(scorer: Any) -> str:
 def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
     """The recipe of a scorer whose model was loaded by `name`: see [`DIQScorer.recipe`]."""
     config, source = scorer.model.config, scorer.difficulty
+    null = scorer.calibration or scorer.used_null
     model = ModelFacts(
         **public_name(config._name_or_path),
         digest=scorer.weights_digest(),
@@ -128,6 +132,10 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         settings=scorer.encoder.settings | {"on_bad_row": scorer.on_bad_row},
         difficulty=source
         and DifficultyFacts(source=type(source).__name__, fingerprint=source.fingerprint, model=classifier),
+        mismatch=null
+        and MismatchFacts(
+            size=len(null.gains), seed=null.seed, quantiles=null.quantiles(), source_column=scorer.source_column
+        ),
         cost=scorer.meter.cost(scorer.engine.device.type),
         versions={
             "diq_hf": __version__,

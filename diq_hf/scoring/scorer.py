@@ -22,6 +22,7 @@ from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from .columns import count_unscored, progress, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
+from .mismatch import NULL_SIZE, MismatchNull, calibrate
 from .recipe import (
     Meter,
     WeightsDigest,
@@ -33,7 +34,7 @@ from .recipe import (
 )
 
 
-EXTRA_COLUMNS = ("loss", "num_tokens")
+EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
 
 # Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -77,8 +78,13 @@ class DIQScorer:
         projection_seed (`int`, *optional*, defaults to `0`):
             Seed of the projection.
         extra_columns (`Sequence[str]`, *optional*):
-            Further columns to add: `"loss"` (the row's mean loss, nats), `"num_tokens"` (its tokens) and, of a
-            classifier, `"difficulty_knowledge"`, `"difficulty_reasoning"` and `"difficulty_overall"`.
+            Further columns to add: `"loss"` (the row's mean loss, nats), `"num_tokens"` (its tokens), `"num_trained"`
+            (those that are trained), `"mismatch"` (near 0 where the answer belongs to its prompt, anywhere in [0, 1]
+            where it belongs to another: see [`~DIQScorer.calibrate`]; a forward pass without the prompt beside any
+            difficulty but IFD) and, of a classifier, `"difficulty_knowledge"`, `"difficulty_reasoning"` and
+            `"difficulty_overall"`.
+        source_column (`str`, *optional*, defaults to `"source"`):
+            Column that says where a row is from, if the dataset has it: `mismatch` compares rows of one source.
         max_tokens_per_batch (`int`, *optional*):
             Tokens in a forward pass, padding counted; halved by itself when memory runs out. By default 2048 on a CPU
             and 16384 elsewhere. Scores do not depend on it.
@@ -132,6 +138,7 @@ class DIQScorer:
         projection_dim: int | None = None,
         projection_seed: int = 0,
         extra_columns: Sequence[str] = (),
+        source_column: str = "source",
         max_tokens_per_batch: int | None = None,
         on_bad_row: str = "raise",
         overwrite: bool = False,
@@ -156,6 +163,7 @@ class DIQScorer:
             vocab_size=self.model.get_input_embeddings().weight.shape[0],
         )
         self.extra_columns = tuple(extra_columns)
+        self.source_column = source_column
         self.on_bad_row = on_bad_row
         self.overwrite = overwrite
         self.batched = batched
@@ -168,6 +176,8 @@ class DIQScorer:
         self.meter = Meter()
         self._process = os.getpid()
         self._directions: dict[str, Direction] = {}
+        self.calibration: MismatchNull | None = None  # by `calibrate`
+        self.used_null: MismatchNull | None = None  # by the last `score`
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -222,6 +232,39 @@ class DIQScorer:
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
         self._directions[recipe] = direction
+
+    def calibrate(self, dataset: Any, size: int = NULL_SIZE, seed: int = 0) -> MismatchNull:
+        """Measures how much prompts of other rows help answers, which is what `mismatch` holds a row's own against.
+
+        [`~DIQScorer.score`] does so by itself, on the dataset that it scores. `map` sees a batch at a time, so that
+        `extra_columns=["mismatch"]` needs this first.
+
+        Args:
+            dataset ([`~datasets.Dataset`] or `list[dict]`):
+                The rows that will be scored, or others of the same kind; a few hundred of them are looked at.
+            size (`int`, *optional*, defaults to 384):
+                Answers that get the prompt of another row, a forward pass each.
+            seed (`int`, *optional*, defaults to `0`):
+                Of the draw.
+
+        Returns:
+            [`~diq_hf.scoring.mismatch.MismatchNull`]: What was measured. The scorer uses it from now on.
+
+        Example:
+
+        ```python
+        diq_score = DIQScorer(model, validation, extra_columns=["mismatch"])
+        diq_score.calibrate(ds)
+        scored = ds.map(diq_score, batched=True)
+        ```
+        """
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Mapping):
+            raise TypeError(
+                f"A {type(dataset).__name__} has no rows by position. Pass a split, or some rows of a stream: "
+                "`diq_score.calibrate(list(stream.shuffle(seed=0).take(3000)))`."
+            )
+        self.calibration = calibrate(self, dataset, size, seed)
+        return self.calibration
 
     def score(
         self,
@@ -285,26 +328,34 @@ class DIQScorer:
                 f"A scorer needs rows as dicts, got {type(examples).__name__}. Call `map` without `input_columns` and "
                 "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
             )
+        if "mismatch" in self.columns and self.calibration is None:
+            raise ValueError(
+                "`mismatch` is held against prompts of other rows, and `map` sees a batch at a time. Call "
+                "`diq_score.calibrate(ds)` first, or use `diq_score.score(ds)`, which does."
+            )
         values = self._read(examples)
         batched = is_batched(examples, self.encoder.dataset_text_field) if self.batched is None else self.batched
         if not batched:
-            return {name: column[0] for name, column in score_rows(self, [values], [indices]).items()}
+            found = score_rows(self, [values], [indices], null=self.calibration)
+            return {name: column[0] for name, column in found.items()}
         if not isinstance(examples, LazyBatch):
             # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
             self.weights_digest(again=True)
-        return score_rows(self, as_rows(values), indices)
+        return score_rows(self, as_rows(values), indices, null=self.calibration)
 
     def score_batch(
         self,
         examples: Mapping[str, Sequence],
         indices: Sequence[int] | None = None,
         difficulties: Mapping[str, np.ndarray] | None = None,
+        null: MismatchNull | None = None,
     ) -> dict:
         """Scores columns of rows, as a call does where a batch cannot be mistaken for a row.
 
-        `difficulties` are the rows' [`~DIQScorer.difficulties`] where they are known already.
+        `difficulties` are the rows' [`~DIQScorer.difficulties`] where they are known already, and `null` is what
+        `mismatch` is held against.
         """
-        return score_rows(self, as_rows(self._read(examples)), indices, difficulties)
+        return score_rows(self, as_rows(self._read(examples)), indices, difficulties, null)
 
     def difficulty_recipe(self, column_names: Iterable[str]) -> str | None:
         """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
@@ -327,7 +378,9 @@ class DIQScorer:
     def _read(self, examples: Mapping) -> dict:
         self._check_columns(examples)
         own = self.difficulty.columns if self.difficulty else ()
-        return read_columns(examples, [*self.encoder.columns, "image", "images"], numbers=own)
+        names = [*self.encoder.columns, "image", "images"]
+        names += [self.source_column] if "mismatch" in self.columns else []
+        return read_columns(examples, names, numbers=own)
 
     def _check_columns(self, present: Iterable[str]) -> None:
         if not self.overwrite and (clash := [name for name in self.columns if name in present]):

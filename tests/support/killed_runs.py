@@ -32,7 +32,9 @@ def score(rank: int, world: int, port: int, folder: Path) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # or accelerate sets the threads of several processes: other sums, other bits
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
-    scorer = DIQScorer(make_model(), VALIDATION, TOKENIZER, extra_columns=("loss", "num_tokens"))
+    scorer = DIQScorer(
+        make_model(), VALIDATION, TOKENIZER, extra_columns=("loss", "num_tokens", "num_trained", "mismatch")
+    )
     real = scorer.engine.score
 
     def logged(rows, direction, progress=None):
