@@ -8,7 +8,8 @@ import yaml
 from commands import run, write_rows
 from conftest import TEMPLATE
 from datasets import Dataset, load_from_disk
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diq_hf import DIQScorer
 from diq_hf.digest import tokenizer_digest
@@ -106,6 +107,29 @@ def test_a_chat_template_from_a_file(score, files, model_folder, validation, poo
     expected = scorer(Dataset.from_list(pool)[:])
     assert np.allclose(load_from_disk(files / "scored")["influence"][:], expected["influence"], rtol=1e-5)
     assert recipe_of(files / "scored")["tokenizer"] == tokenizer_digest(tokenizer)
+
+
+def test_a_chat_template_for_an_adapter(score, files, model_folder):
+    """An adapter's folder need not hold a tokenizer; the template is put on its base model's."""
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).save_pretrained(
+        files / "lora"
+    )
+    (files / "template.jinja").write_text(TEMPLATE.replace("<|start|>", "<s>"))
+    result = score(
+        "--output", files / "scored", "--chat-template", files / "template.jinja", "--model", files / "lora"
+    )
+    assert result.exit_code == 0, result.output
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = (files / "template.jinja").read_text()
+    assert recipe_of(files / "scored")["tokenizer"] == tokenizer_digest(tokenizer)
+
+
+def test_skip_was_called_null(model_folder, validation):
+    with pytest.warns(FutureWarning, match="is called 'skip' now"):
+        assert DIQScorer(model_folder, validation, on_bad_row="null").on_bad_row == "skip"
+    with pytest.raises(ValueError, match="use 'raise' or 'skip'"):
+        DIQScorer(model_folder, validation, on_bad_row="none")
 
 
 def test_a_text_column_and_bad_rows(files, model_folder):
