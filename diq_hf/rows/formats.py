@@ -277,7 +277,7 @@ class RowEncoder:
             check_messages(row["messages"], "messages")
             if speaker(row["messages"][-1]) == "assistant":
                 check_filled(row["messages"][-1])
-            return self._render(row, tokens, row["messages"], assistant_only)
+            return self._render(row, tokens, row["messages"], assistant_only, mask=True)
         if self.dataset_text_field in row:
             text = check_text(row[self.dataset_text_field], self.dataset_text_field)
             check_filled(text)
@@ -313,8 +313,8 @@ class RowEncoder:
             check_messages(prompt, "prompt")
             check_messages(completion, "completion")
             check_filled(completion[-1])
-            encoded = dict(self._render(row, tokens, prompt + completion, assistant_only))
-            prompt_ids = self._render(row, tokens, prompt, add_generation_prompt=True)["input_ids"]
+            encoded = dict(self._render(row, tokens, prompt + completion, assistant_only, mask=True))
+            prompt_ids = self._render(row, tokens, prompt, assistant_only, add_generation_prompt=True)["input_ids"]
         else:
             check_text(prompt, "prompt")
             check_text(completion, "completion")
@@ -334,15 +334,13 @@ class RowEncoder:
         return encoded
 
     def _render(
-        self, row: dict, tokens: RowTokens, messages: list[dict], assistant_only: bool = False, **kwargs
+        self, row: dict, tokens: RowTokens, messages: list[dict], assistant_only: bool, mask: bool = False, **kwargs
     ) -> dict:
         if self.processing_class.chat_template is None:
             raise ValueError(
                 "The rows are conversations but the tokenizer has no chat template. Set "
                 "`processing_class.chat_template`, or use an instruct model's tokenizer."
             )
-        # Like the trainer, which renders the prompt with the training template, too.
-        template = self._training_template if self.assistant_only_loss else None
-        if assistant_only:
+        if assistant_only and mask:
             kwargs["return_assistant_tokens_mask"] = True
-        return tokens.chat(row, messages, template, **kwargs)
+        return tokens.chat(row, messages, self._training_template if assistant_only else None, **kwargs)

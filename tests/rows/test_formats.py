@@ -264,6 +264,15 @@ def test_answer_is_the_last_turn(tokenizer):
     assert np.array_equal(encoder.encode_answer({"conversations": SHAREGPT}).labels, last.labels)
 
 
+def test_answer_needs_no_marks_of_the_template(tokenizer):
+    plain = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
+    plain.chat_template = tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    encoder = RowEncoder(plain, assistant_only_loss=True)
+    with pytest.raises(ValueError, match="not patchable|generation"):
+        encoder(chat(A, B))
+    assert np.array_equal(encoder.encode_answer(chat(A, B)).labels, RowEncoder(plain)(chat(A, B)).labels)
+
+
 def test_prompt_of_one_token(tokenizer):
     encoder = RowEncoder(tokenizer)
     assert encoder.encode_answer({"prompt": "a", "completion": B}).labels[:2].tolist() != [-100, -100]
