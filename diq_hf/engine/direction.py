@@ -1,10 +1,13 @@
 """The mean validation gradient, in memory and on disk."""
 
 import math
+from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from .tensor_files import load_tensors, save_tensors
 
@@ -45,3 +48,17 @@ class Direction:
         if found.pop("recipe") != recipe:
             raise ValueError(f"{path} belongs to another model, validation set or setting, and cannot be used here.")
         return cls(tensors, **found)
+
+
+@contextmanager
+def fitting(what: str, weights: Iterable[torch.Tensor]):
+    """Says of what there was too much, where memory runs out before any row is run."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise RuntimeError(
+            f"{what} of {sum(weight.numel() for weight in weights):,} parameters does not fit into memory beside the "
+            "model. Score fewer modules (`target_modules`) or an adapter's, or use a larger device."
+        ) from error

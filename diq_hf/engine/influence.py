@@ -12,20 +12,18 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from ..rows.batching import Batch, TokenBudget
 from ..rows.encoded import EncodedRow, RowError
 from .attention import Packing
-from .direction import Direction
+from .direction import Direction, fitting
 from .loss import RowLoss
 from .modes import evaluating, scoring_mode
 from .modules import as_linear, check_quantization, check_whole, computed_dtype, scored_modules
@@ -316,7 +314,7 @@ class InfluenceEngine:
     def _zeros(self) -> dict[str, torch.Tensor]:
         """A sum for each module's weight, on its device; one for modules that share it."""
         weights = {id(module.weight): module.weight for module in self.modules.values()}
-        with _fitting("The validation gradient", weights.values()):
+        with fitting("The validation gradient", weights.values()):
             sums = {
                 key: torch.zeros(weight.shape, dtype=self.dtype, device=weight.device)
                 for key, weight in weights.items()
@@ -327,7 +325,7 @@ class InfluenceEngine:
         """What `make` makes of each module and its part of a direction, once."""
         kept = self._prepared.setdefault(direction, {})
         if kind not in kept:
-            with _fitting("The direction", [module.weight for module in self.modules.values()]):
+            with fitting("The direction", [module.weight for module in self.modules.values()]):
                 kept[kind] = {
                     name: make(module, as_linear(module, direction.tensors[f"{name}.weight"]))
                     for name, module in self.modules.items()
@@ -350,17 +348,3 @@ class InfluenceEngine:
 
 class _TornError(Exception):
     """A sum of gradients holds a part of a batch."""
-
-
-@contextmanager
-def _fitting(what: str, weights: Iterable[torch.Tensor]):
-    """Says of what there was too much, where memory runs out before any row is run."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        raise RuntimeError(
-            f"{what} of {sum(weight.numel() for weight in weights):,} parameters does not fit into memory beside the "
-            "model. Score fewer modules (`target_modules`) or an adapter's, or use a larger device."
-        ) from error

@@ -99,6 +99,11 @@ class DIQScorer:
             Arguments for `from_pretrained` when `model` is a string. `dtype` is bf16 where the hardware computes in it
             and fp32 elsewhere, unless given.
 
+    Should the weights change, rows that come after are scored by the new ones: every `map` and `score` of a dataset
+    looks at all of them. A stream (`IterableDataset.map`) looks at a sample of every weight with each batch and at all
+    of them again and again, in a twentieth of its time, so it may score some batches more by the old ones if single
+    values were written through `.data`.
+
     `ds.map(scorer, batched=True)` keeps to one process; [`~DIQScorer.score`] shares long jobs between processes and
     resumes them.
 
@@ -199,6 +204,8 @@ class DIQScorer:
 
     def recipe(self) -> Recipe:
         """What decided the scores and what they cost, naming no local path: for [`~diq_hf.push_subset`].
+
+        The weights are looked at anew: what has been written to them since is noticed here at the latest.
 
         `cost` counts what this process has computed itself; it is `None` where everything came from a cache.
 
@@ -340,7 +347,7 @@ class DIQScorer:
             return {name: column[0] for name, column in found.items()}
         if not isinstance(examples, LazyBatch):
             # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
-            self.weights_digest(again=True)
+            self.weights_digest.glance()
         return score_rows(self, as_rows(values), indices, null=self.calibration)
 
     def score_batch(

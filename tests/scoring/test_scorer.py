@@ -20,6 +20,7 @@ from diq_hf.engine.influence import InfluenceEngine
 from diq_hf.recipe import Recipe
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
+from diq_hf.scoring import recipe as scorer_recipes
 
 
 @pytest.fixture
@@ -188,6 +189,42 @@ class TestCache:
         assert len(calls) == 2
         assert not np.allclose(before["influence"][:], after["influence"][:])
         assert np.array_equal(after["influence"][:], fresh(files[:])["influence"])
+
+    def test_a_stream_does_not_hash_the_model_at_every_batch(self, monkeypatch, pool, tokenizer, validation):
+        model = make_model()
+        scorer = DIQScorer(model, validation, tokenizer, difficulty=None)
+        hashed = []
+        whole = scorer_recipes.model_digest
+        monkeypatch.setattr(scorer_recipes, "model_digest", lambda model: hashed.append(model) or whole(model))
+        batches = iter(Dataset.from_list(pool[:6]).to_iterable_dataset().map(scorer, batched=True, batch_size=1))
+
+        def fresh(row):
+            return DIQScorer(model, validation, tokenizer, difficulty=None).score_batch(row)["influence"][0]
+
+        first = next(batches)
+        scorer.weights_digest._due = float("inf")  # not from time to time, so that what is seen is seen at once
+        next(batches)
+        assert len(hashed) == 1
+        # Writes that raise no version counter: by merging an adapter, and a single value.
+        weight = model.model.layers[0].self_attn.q_proj.weight
+        weight.data.mul_(1.5)
+        found = next(batches)
+        assert len(hashed) == 2 and found["influence"] == fresh({name: [found[name]] for name in pool[0]})
+        scorer.weights_digest._due = float("inf")
+        hashed.clear()
+        weight.data[3, 1] += 5
+        stale = next(batches)
+        assert not hashed
+        assert stale["influence"] != fresh({name: [stale[name]] for name in pool[0]})
+        scorer.weights_digest._due = 0.0  # the time has come
+        hashed.clear()
+        found = next(batches)
+        assert len(hashed) == 1 and found["influence"] == fresh({name: [found[name]] for name in pool[0]})
+        assert scorer.weights_digest._due > 0
+        weight.data[3, 1] += 5
+        before = scorer.weights_digest._known[1]
+        assert scorer.recipe().model.digest != before  # nor can it be published under the old name
+        assert first["influence"] != found["influence"]
 
     def test_training_between_direct_calls_is_seen(self, files, tokenizer, validation):
         model = make_model()
