@@ -12,7 +12,7 @@ RECIPE = "diq_recipe.json"
 
 
 def public_name(name: str | Path | None) -> dict[str, Any]:
-    """A Hub id as it is; of a local path the last part only, for the rest is private.
+    """A Hub id as it is; of a local path, or an address, the last part only, for the rest is private.
 
     Example:
 
@@ -21,13 +21,19 @@ def public_name(name: str | Path | None) -> dict[str, Any]:
     {'name': 'HuggingFaceTB/SmolLM2-135M-Instruct', 'on_hub': True}
     >>> public_name("/home/me/models/tuned")
     {'name': 'tuned', 'on_hub': False}
+    >>> public_name("https://example.com/private/pool.jsonl?key=secret")
+    {'name': 'pool.jsonl', 'on_hub': False}
 
     ```
     """
     if not name:
         return {"name": None, "on_hub": False}
     on_hub = is_repo_id(str(name)) and not Path(name).exists()
-    return {"name": str(name) if on_hub else Path(name).resolve().name, "on_hub": on_hub}
+    if on_hub:
+        return {"name": str(name), "on_hub": True}
+    if "://" in str(name):  # what follows a question mark may be a key
+        name = str(name).split("?")[0].split("#")[0]
+    return {"name": Path(name).resolve().name, "on_hub": False}
 
 
 def is_repo_id(name: str) -> bool:

@@ -13,12 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from ..selection.proof import DERIVED
-
 
 CONTENT = "content_digest"
 # The column that says which row of the pool a row of the subset is: `diq_rank` is another in each.
-RANK = DERIVED[1]
+RANK = "diq_rank"
 # Rows and bytes that are in memory at once: a few bytes of Parquet may unfold to many of text.
 BATCH, MEMORY = 256, 1_000_000_000
 

@@ -492,3 +492,9 @@ def test_recipe_is_plain_and_names_no_path(model_folder, pool, validation, tmp_p
     other = DIQScorer(make_model(seed=1), groups, scorer.processing_class).recipe().to_json()
     assert other["model"]["digest"] != recipe["model"]["digest"] and other["model"]["name"] is None
     assert other["tokenizer"] == recipe["tokenizer"] and other["settings"] != recipe["settings"]
+
+
+def test_recipe_of_an_adapter_in_memory(tokenizer, validation):
+    model = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))
+    assert DIQScorer(model, validation, tokenizer).recipe().model.adapter == ""
+    assert DIQScorer(make_model(), validation, tokenizer).recipe().model.adapter is None
