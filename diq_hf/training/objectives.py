@@ -56,8 +56,8 @@ class Objective(Protocol):
     def sequence(self, item: Any) -> EncodedRow:
         """The item as a row whose answer the model is to learn."""
 
-    def num_tokens(self, item: Any) -> int:
-        """Tokens that are run for it."""
+    def sequences(self, item: Any) -> tuple[EncodedRow, ...]:
+        """All that is run for it."""
 
 
 def objective_of(trainer: Trainer, engine: InfluenceEngine) -> Objective:
@@ -116,8 +116,8 @@ class LanguageModeling:
     def sequence(self, item: EncodedRow) -> EncodedRow:
         return item
 
-    def num_tokens(self, item: EncodedRow) -> int:
-        return len(item)
+    def sequences(self, item: EncodedRow) -> tuple[EncodedRow, ...]:
+        return (item,)
 
     def _try(self, dataset: Any, collate: Callable) -> None:
         """Looks at a few rows, and compares the trainer's own loss on one of them where it may be another."""
@@ -249,8 +249,8 @@ class PreferenceOptimization:
     def sequence(self, item: Pair) -> EncodedRow:
         return item.chosen
 
-    def num_tokens(self, item: Pair) -> int:
-        return len(item.chosen) + len(item.rejected)
+    def sequences(self, item: Pair) -> tuple[EncodedRow, ...]:
+        return item.chosen, item.rejected
 
     def _references(self, dataset: Any, rows: list[int], part: list, batch: Mapping, collate: Callable) -> np.ndarray:
         """Log-probabilities of both answers of each row under the reference model, of shape `(rows, 2)`."""

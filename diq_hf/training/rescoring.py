@@ -69,7 +69,13 @@ class TrainerScorer:
         self.dataset, self.collate = loader.dataset, loader.collate_fn
         self.words = RowWords(trainer, self.dataset)
         self.validation = self._validation(validation, max_validation_rows, seed)
-        self.validation_tokens = sum(map(self.objective.num_tokens, self.validation))
+        sequences = [sequence for item in self.validation for sequence in self.objective.sequences(item)]
+        for sequence in sequences:
+            try:
+                self.engine.check_row(sequence)
+            except RowError as error:
+                raise RowError(f"A validation row is too long: {error}") from error
+        self.validation_tokens = sum(map(len, sequences))
         if difficulty is not None:
             places = spread(len(self.dataset))
             for row, item in zip(places, self._read(places), strict=True):

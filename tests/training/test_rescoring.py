@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, SUPPORT, make_model, make_tokenizer
+from conftest import SENTENCES, SUPPORT, chat, make_model, make_tokenizer
 from datasets import Dataset
 from scored_trainers import about_to_train, make_scorer, sft_trainer
 from trainings import make_trainer, rows_of_chat
@@ -168,6 +168,18 @@ class Fewer(SFTTrainer):
 
 class Reordered(Fewer):
     order = (11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+
+
+def test_validation_rows_beyond_the_models_positions(tmp_path):
+    """Refused before the first step, by what is too long, not by an index in the midst of training."""
+    rows = Dataset.from_list(rows_of_chat(4))
+    model = make_model("gpt2")
+    with pytest.raises(
+        ValueError, match=r"validation row is too long: it has \d+ tokens, .* 512 only.*`max_length=512`"
+    ):
+        make_scorer(
+            "sft", rows, Dataset.from_list([chat("Why?", "word " * 300)]), tmp_path, model=model, max_length=900
+        )
 
 
 @pytest.mark.parametrize("own", [Fewer, Reordered])
