@@ -111,7 +111,7 @@ def _scores(repository: Repository, name: str, recipe: Recipe, stem: str, rows: 
     files = repository.data_files(name, recipe, stem)
     if not files:
         raise ValueError("its files are missing")
-    return repository.scores(files, rows)
+    return repository.scores(files, rows, recipe.selection)
 
 
 def _moved_rows(scores: Dataset) -> list[str]:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, Repositor
 from .. import __version__
 from ..names import is_repo_id
 from ..recipe import Recipe, SelectionFacts
-from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, scores_alone
+from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, possible_settings, scores_alone
 from .checks import Verification, changes, check_subset
 from .contents import CONTENT, RANK, add_contents, batches, content_columns, different_contents, digests
 from .privacy import refuse_private
@@ -250,12 +250,17 @@ def _checked(
         pool, subset, selection = derive_selection(subset, settings)
         return subset, pool, None, selection
     described = describe_subset(subset, recorded)
+    pool = scores = None
     if scored is None:
-        pool, stated, selection, scores = None, described, described, None
-    else:
-        pool, _, selection = derive_selection(scored, described)
-        stated, scores = _stated(recorded or SelectionFacts(), selection), scores_alone(pool)
-    problems = differences(stated, None if scores is None else scores.remove_columns("row"), subset)
+        selection = described
+        problems = differences(described, None, subset)
+    for settings in possible_settings(scored, described) if scored is not None else ():
+        pool, _, selection = derive_selection(scored, settings)
+        scores = scores_alone(pool, selection)
+        stated = _stated(replace(recorded or SelectionFacts(), **_passed_over(settings)), selection)
+        problems = differences(stated, scores.remove_columns("row"), subset)
+        if not problems:
+            break
     if scores is not None and not problems:
         scores = add_contents(scores, pool, subset)
         if CONTENT in scores.column_names:
@@ -273,6 +278,10 @@ def _stated(recorded: SelectionFacts, derived: SelectionFacts) -> SelectionFacts
     """The facts that were recorded, and for the others what the scores give."""
     known = {fact.name: getattr(recorded, fact.name) for fact in fields(recorded)}
     return replace(derived, **{name: fact for name, fact in known.items() if fact is not None})
+
+
+def _passed_over(settings: SelectionFacts) -> dict:
+    return {"max_mismatch": settings.max_mismatch, "max_similarity": settings.max_similarity}
 
 
 def _config_name(selection: SelectionFacts) -> str:

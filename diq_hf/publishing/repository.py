@@ -10,8 +10,8 @@ from datasets.config import REPOYAML_FILENAME
 from huggingface_hub import HfApi
 
 from ..names import RECIPE
-from ..recipe import Recipe, read_json
-from ..selection.proof import DERIVED, SCORES
+from ..recipe import Recipe, SelectionSettings, read_json
+from ..selection.proof import DERIVED, SCORES, proof_columns
 from .contents import CONTENT
 from .publication import DATA_FILES, file_digest, recipe_digest
 from .readme import changed_entry, changed_info, config_entry, infos_of, read_head
@@ -122,7 +122,7 @@ class Repository:
         """Names of the columns of Parquet files."""
         return sorted({name for file in files for name in pq.read_schema(file).names})
 
-    def scores(self, files: Iterable[Path], rows: int) -> Dataset:
+    def scores(self, files: Iterable[Path], rows: int, settings: SelectionSettings | None = None) -> Dataset:
         """The columns without texts of Parquet files.
 
         Args:
@@ -130,6 +130,8 @@ class Repository:
                 The files.
             rows (`int`):
                 How many rows the recipe says they have.
+            settings ([`~diq_hf.recipe.SelectionSettings`], *optional*):
+                How rows were selected, which may take further columns.
 
         Raises:
             `ValueError`: They have other rows, far too many of them, or a column that does not hold numbers.
@@ -139,13 +141,14 @@ class Repository:
         tables = []
         for file in files:
             schema = pq.read_schema(file)
-            names = [name for name in (*SCORES, *DERIVED, "row", CONTENT) if name in schema.names]
+            names = [name for name in (*proof_columns(settings), "row", CONTENT) if name in schema.names]
             for name in names:
                 kind = schema.field(name).type
-                wanted = pa.types.is_string(kind) if name == CONTENT else _is_number(kind)
+                named = name == CONTENT or name in ((settings and settings.balance) or ())
+                wanted = (named and pa.types.is_string(kind)) or (name != CONTENT and _is_number(kind))
                 if not wanted:
                     raise ValueError(f"column {name!r} is {kind}")
-            if missing := [name for name in (*SCORES[:2], *DERIVED) if name not in names]:
+            if missing := [name for name in (*SCORES[:2], *DERIVED[:2]) if name not in names]:
                 raise ValueError(f"there is no column {missing}")
             tables.append(pq.read_table(file, columns=names).replace_schema_metadata(None))
         return Dataset(pa.concat_tables(tables))

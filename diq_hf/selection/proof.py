@@ -12,6 +12,7 @@ from ..recipe import QuadrantCounts, SelectionFacts, SelectionSettings
 from .quadrants import QUADRANTS, QuadrantRule
 from .scores import class_codes, raw_columns, score_columns
 from .select import select_rows
+from .settings import settings_for
 
 
 # The configuration that is the whole pool.
@@ -66,6 +67,17 @@ def derive_selection(
         reasons=reasons,
     )
     return pool, subset, facts
+
+
+def possible_settings(scored: Any, described: SelectionFacts) -> list[SelectionFacts]:
+    """The settings that a subset may have been selected by: as they are described, and, where nothing is said of what
+    was passed over, with what [`select_subset`] passes over by default.
+    """
+    if described.strategy is None or described.max_mismatch is not None or described.max_similarity is not None:
+        return [described]
+    automatic = settings_for(scored, num_rows=1)
+    passed_over = {name: getattr(automatic, name) for name in ("max_mismatch", "max_similarity")}
+    return [described] + ([replace(described, **passed_over)] if any(passed_over.values()) else [])
 
 
 def count_quadrants(rows: Any) -> QuadrantCounts:

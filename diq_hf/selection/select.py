@@ -33,12 +33,15 @@ class Selection:
             For each duplicate the taken row that it repeats, -1 for all others.
         ranking ([`Ranking`]):
             The order they were taken in.
+        settings ([`SelectionSettings`]):
+            What was asked for.
     """
 
     rows: np.ndarray
     reasons: np.ndarray
     duplicate_of: np.ndarray
     ranking: Ranking
+    settings: SelectionSettings
 
     @property
     def counts(self) -> dict[str, int]:
@@ -47,7 +50,10 @@ class Selection:
         return {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if count}
 
     def subset(self, scored: Any) -> Any:
-        """The rows taken, with `quadrant` and `diq_rank` where there are both scores."""
+        """The rows taken, with `quadrant` and `diq_rank` where there are both scores.
+
+        Rows that were passed over have no rank, so those that DIQ takes have the ranks 1, 2, 3, …
+        """
         return add_columns(scored, **self._ranks).select(self.rows)
 
     def pool(self, scored: Any) -> Any:
@@ -58,7 +64,11 @@ class Selection:
     def _ranks(self) -> dict[str, np.ndarray]:
         if self.ranking.rule is None:
             return {}
-        return {"quadrant": self.ranking.codes, "diq_rank": ranks(self.ranking.diq_order, len(self.reasons))}
+        order = self.ranking.diq_order
+        order = order[np.isin(self.reasons[order], (SELECTED, BEYOND))]
+        if self.settings.strategy == "diq":
+            order = np.concatenate([self.rows, order[self.reasons[order] == BEYOND]])
+        return {"quadrant": self.ranking.codes, "diq_rank": ranks(order, len(self.reasons))}
 
 
 def select_subset(
@@ -230,7 +240,7 @@ def select_rows(
     costs = ranking.num_trained.tolist() if in_tokens else [1] * len(scored)
     filling = _Filling(budget, costs, quotas, copies, reasons)
     filling.take(order)
-    selection = Selection(np.array(filling.taken, dtype=np.int64), reasons, filling.duplicate_of, ranking)
+    selection = Selection(np.array(filling.taken, dtype=np.int64), reasons, filling.duplicate_of, ranking, settings)
     if not may_be_short and not filling.done(whole=not in_tokens):
         raise ValueError(_shortfall(selection, filling, in_tokens))
     return selection
@@ -242,10 +252,10 @@ def _shortfall(selection: Selection, filling: "_Filling", in_tokens: bool) -> st
     passed_over = ", ".join(f"{count} {reason}" for reason, count in others.items()) or "none"
     if in_tokens and not filling.taken and filling.met:
         return f"`num_tokens={filling.budget}` is less than the first row alone has. Raise it."
-    asked = f"{filling.budget} {unit} are asked for but only {filling.budget - filling.left} "
+    asked = f"{filling.budget} {unit} are asked for but only {filling.budget - filling.left:g} "
     asked += f"in the {len(filling.taken)} rows that" if in_tokens else f"of {len(selection.reasons)}"
     unmet = filling.quotas.unmet() if filling.quotas is not None and not filling.quotas.equal else {}
-    short = f" Short of its share of `balance`: {', '.join(f'{name} by {left}' for name, left in unmet.items())}."
+    short = f" Short of its share of `balance`: {', '.join(f'{name} by {left:g}' for name, left in unmet.items())}."
     return (
         f"{asked} can be taken; passed over: {passed_over}.{short if unmet else ''} Lower the budget, score the rest, "
         "or allow more (`max_mismatch`, `max_similarity`, `balance`)."

@@ -35,7 +35,8 @@ def case_round_trip():
     assert [row["prompt"] for row in whole] == POOL["prompt"][:]
     proof = rows("me/several", "diq_10pct_scores")
     scores = {"difficulty", "influence", "num_tokens", "quadrant", "diq_rank"}
-    assert set(proof[0]) == {"row", "content_digest"} | scores
+    reasons = {"diq_reason", "diq_duplicate_of"}
+    assert set(proof[0]) == {"row", "content_digest"} | scores | reasons
     assert [row["row"] for row in proof] == list(range(60))
     found = verify_subset("me/several")
     assert set(found) == {"diq_10pct", "random_20pct", "scored"}
