@@ -87,5 +87,7 @@ def labels_as_numbers(dataset: Dataset, names: Iterable[str]) -> Dataset:
         numbers = class_label_numbers(dataset.features.get(name), name)
         if numbers is not None:
             values = label_values(dataset.with_format(None)[name][:], numbers)
-            dataset = dataset.remove_columns(name).add_column(name, values)
+            # Added before the other goes: a dataset without columns has no rows.
+            dataset = dataset.rename_column(name, f"{name}_labels").add_column(name, values)
+            dataset = dataset.remove_columns(f"{name}_labels")
     return dataset

@@ -21,7 +21,11 @@ from transformers.utils import logging
 
 from diq_hf import DIQScorer, QuadrantRule, select_subset
 from diq_hf.reporting.figures import NAMES, plot_quadrants
-from diq_hf.selection.quadrants import QUADRANTS
+from diq_hf.selection.quadrants import QUADRANTS, REASONS
+
+
+# Answers that get another row's prompt, to measure how much a foreign one helps; a larger pool affords more.
+NULL_SIZE = 96
 
 
 def mean(rows: Dataset, column: str) -> float:
@@ -81,15 +85,15 @@ def row_table(rows: Dataset, title: str) -> Table:
     return table
 
 
-def verdict(scored: Dataset) -> str:
-    """How Q1 differs from the pool, in one sentence, whatever the numbers say."""
-    q1, pool = facts(scored.select(np.flatnonzero(np.array(scored["quadrant"][:]) == 0))), facts(scored)
+def verdict(scored: Dataset, subset: Dataset) -> str:
+    """How the selected rows differ from the pool, in one sentence, whatever the numbers say."""
+    chosen, pool = facts(subset), facts(scored)
 
     def compare(name: str, less: str, equal: str, more: str) -> str:
-        return less if q1[name] < pool[name] else more if q1[name] > pool[name] else equal
+        return less if chosen[name] < pool[name] else more if chosen[name] > pool[name] else equal
 
     shares = (
-        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({q1[kind]:.0f} % against {pool[kind]:.0f} %)"
+        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({chosen[kind]:.0f} % against {pool[kind]:.0f} %)"
         for kind, noun in (
             ("duplicate", "duplicates"),
             ("corrupted", "corrupted answers"),
@@ -97,8 +101,8 @@ def verdict(scored: Dataset) -> str:
         )
     )
     return (
-        f"Q1 against the whole pool: {compare('steps', 'shorter', 'as long', 'longer')} reasoning "
-        f"({q1['steps']:.1f} steps against {pool['steps']:.1f}), {', '.join(shares)}."
+        f"Selected against the whole pool: {compare('steps', 'shorter', 'as long', 'longer')} reasoning "
+        f"({chosen['steps']:.1f} steps against {pool['steps']:.1f}), {', '.join(shares)}."
     )
 
 
@@ -115,20 +119,28 @@ def main(arguments: list[str] | None = None) -> None:
     pool, validation = Dataset.from_list(clinical_pool()), Dataset.from_list(clinical_validation())
     console.print(f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}", highlight=False)
 
-    diq_score = DIQScorer(model, validation, extra_columns=("num_tokens",))
+    diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"))
     start = time.perf_counter()
+    diq_score.calibrate(pool, size=NULL_SIZE)
     scored = pool.map(diq_score, batched=True, desc="Scoring the pool")
     seconds = time.perf_counter() - start
 
     rule = QuadrantRule.fit(scored)
-    scored = rule.annotate(scored)
-    subset = select_subset(scored, ratio=options.ratio, rule=rule)
+    subset, scored = select_subset(scored, ratio=options.ratio, rule=rule, return_pool=True)
 
-    by_rank = np.argsort(scored["diq_rank"][:])
+    ranks = np.array(scored["diq_rank"][:], dtype=float)  # none for rows that are passed over
+    by_rank = np.argsort(ranks)[: np.isfinite(ranks).sum()]
+    reasons = np.array(scored["diq_reason"][:])
     console.print(quadrant_table(scored, subset))
     console.print(row_table(scored.select(by_rank[:5]), "Taken first"))
     console.print(row_table(scored.select(by_rank[-5:]), "Taken last"))
-    console.print(verdict(scored), highlight=False)
+    console.print(verdict(scored, subset), highlight=False)
+    counts = {reason: int((reasons == code).sum()) for code, reason in enumerate(REASONS)}
+    console.print(
+        f"Passed over: {counts['mismatch']} rows whose answers seem to belong to other prompts, and "
+        f"{counts['duplicate']} copies of rows that were taken already.",
+        highlight=False,
+    )
     console.print(
         f"{sum(scored['num_tokens'][:])} tokens scored in {seconds:.0f} s, the validation gradient and the difficulty "
         f"included. Thresholds: difficulty {rule.difficulty_threshold:.3f}, influence {rule.influence_threshold:.3f}.",
@@ -137,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     options.output.mkdir(parents=True, exist_ok=True)
     picture = options.output / "quadrants.png"
-    plot_quadrants(scored, rule, picture, title="Clinical pool", selected=by_rank[: len(subset)])
+    plot_quadrants(scored, rule, picture, title="Clinical pool", selected=np.flatnonzero(reasons == 0))
     subset.save_to_disk(options.output / "subset")
     console.print(f"Figure: {picture}\nSubset: {options.output / 'subset'} (load_from_disk)", highlight=False)
 

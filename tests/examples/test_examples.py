@@ -201,7 +201,8 @@ def test_demo(model_folder, tmp_path):
         "Q1",
         "Taken first",
         "Taken last",
-        "Q1 against the whole pool",
+        "Selected against the whole pool",
+        "Passed over: ",
     ):
         assert shown in result.stdout
     assert (tmp_path / "quadrants.png").read_bytes().startswith(b"\x89PNG")
