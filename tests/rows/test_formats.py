@@ -268,7 +268,7 @@ def test_answer_needs_no_marks_of_the_template(tokenizer):
     plain = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
     plain.chat_template = tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     encoder = RowEncoder(plain, assistant_only_loss=True)
-    with pytest.raises(ValueError, match="not patchable|generation"):
+    with pytest.raises(ValueError, match="generation"):
         encoder(chat(A, B))
     assert np.array_equal(encoder.encode_answer(chat(A, B)).labels, RowEncoder(plain)(chat(A, B)).labels)
 
