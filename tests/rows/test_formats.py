@@ -184,7 +184,7 @@ def test_sharegpt_roles_are_what_they_mean(tokenizer, tmp_path, caplog):
     """The trainer leaves "human" and "gpt" as they stand, and needs the rows mapped, as the warning says."""
     wild = {"system": "System", "user": "human", "assistant": "GPT"}
     raw = {"conversations": [{"from": wild[m["role"]], "value": m["content"]} for m in CONVERSATION]}
-    type(messages.logger).warning_once.cache_clear()
+    messages.roles_differ.cache_clear()
     both = {"messages": CONVERSATION, "conversations": CONVERSATION}
     for known in ({"conversations": [*SHAREGPT[:1], {"from": "user", "value": A}]}, chatml(raw), both):
         RowEncoder(tokenizer)(known)
