@@ -1,15 +1,15 @@
 """What rows are made of before they are tokens: conversations and texts in plain Python, checked."""
 
+import functools
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
-
-from transformers.utils import logging
 
 from .encoded import RowError
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)  # not of transformers: reports read rows without it
 
 # Who speaks, by the names that files in the wild have for it. `function` is a function's answer, as in OpenAI's files.
 SPEAKERS = {
@@ -81,11 +81,16 @@ def warn_of_roles(row: Mapping, messages: list[dict]) -> None:
     """Says once that rows are encoded with other roles than the trainer would give them."""
     turns = plain(row["conversations"])
     if any(turn["from"] != message["role"] for turn, message in zip(turns, messages, strict=True)):
-        logger.warning_once(
-            "ShareGPT roles such as 'human' and 'gpt' are read as 'user' and 'assistant'. SFTTrainer does not "
-            "translate them: train on `ds.map(chatml, remove_columns='conversations')`, with `from "
-            "diq_hf.rows.messages import chatml`."
-        )
+        roles_differ()
+
+
+@functools.cache
+def roles_differ() -> None:
+    logger.warning(
+        "ShareGPT roles such as 'human' and 'gpt' are read as 'user' and 'assistant'. SFTTrainer does not translate "
+        "them: train on `ds.map(chatml, remove_columns='conversations')`, with `from diq_hf.rows.messages import "
+        "chatml`."
+    )
 
 
 def split_answer(messages: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -184,7 +184,7 @@ def test_sharegpt_roles_are_what_they_mean(tokenizer, tmp_path, caplog):
     """The trainer leaves "human" and "gpt" as they stand, and needs the rows mapped, as the warning says."""
     wild = {"system": "System", "user": "human", "assistant": "GPT"}
     raw = {"conversations": [{"from": wild[m["role"]], "value": m["content"]} for m in CONVERSATION]}
-    type(messages.logger).warning_once.cache_clear()
+    messages.roles_differ.cache_clear()
     both = {"messages": CONVERSATION, "conversations": CONVERSATION}
     for known in ({"conversations": [*SHAREGPT[:1], {"from": "user", "value": A}]}, chatml(raw), both):
         RowEncoder(tokenizer)(known)
@@ -268,7 +268,7 @@ def test_answer_needs_no_marks_of_the_template(tokenizer):
     plain = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
     plain.chat_template = tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     encoder = RowEncoder(plain, assistant_only_loss=True)
-    with pytest.raises(ValueError, match=r"not patchable|generation"):
+    with pytest.raises(ValueError, match="generation"):
         encoder(chat(A, B))
     assert np.array_equal(encoder.encode_answer(chat(A, B)).labels, RowEncoder(plain)(chat(A, B)).labels)
 
