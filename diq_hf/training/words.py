@@ -8,6 +8,7 @@ import numpy as np
 from transformers import Trainer
 from trl import SFTTrainer
 
+from ..columns import class_label_numbers, label_values
 from ..difficulty.sources import DifficultySource
 from ..rows.encoded import IGNORE_INDEX, EncodedRow, RowError
 from ..rows.formats import RowEncoder
@@ -54,6 +55,10 @@ class RowWords:
         if "prompt" in words and isinstance(words.get(text), str):
             # The trainer ends this column with EOS instead of the completion, and an encoder would the next one.
             words[text] = words[text].removesuffix(self.encoder.processing_class.eos_token or "")
+        features = getattr(self.kept, "features", None) or {}
+        for name in set(source.columns) & set(words):
+            if (numbers := class_label_numbers(features.get(name), name)) is not None:
+                words[name] = label_values(words[name], numbers)
         try:
             if (encoder := self._reader(words, sequence, source)) is not None:
                 return source.prepare(words, encoder)

@@ -170,6 +170,16 @@ class Reordered(Fewer):
     order = (11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 
 
+def test_levels_of_a_class_label_are_what_their_names_say(tmp_path):
+    """A source that reads a column gets the numbers of its names, not ids in alphabetical order."""
+    rows = Dataset.from_list([row | {"level": f"{[10, 9][i % 2]}"} for i, row in enumerate(rows_of_chat(4))])
+    rows = rows.class_encode_column("level")
+    assert rows["level"][:] == [0, 1, 0, 1]
+    source = difficulty_source("column:level")
+    scorer = make_scorer("sft", rows, rows.select([0]), tmp_path, source)
+    assert scorer.score(range(4), None, source)["difficulty"].tolist() == [10, 9, 10, 9]
+
+
 def test_validation_rows_beyond_the_models_positions(tmp_path):
     """Refused before the first step, by what is too long, not by an index in the midst of training."""
     rows = Dataset.from_list(rows_of_chat(4))
