@@ -172,6 +172,7 @@ class SelectionSettings(Facts):
     max_difficulty_percentile: float | None = None
     max_mismatch: float | None = None
     max_similarity: float | None = None
+    text_columns: tuple[str, ...] | None = None
     balance: Mapping[str, Mapping[str, float]] | None = None
     turns: tuple[str, ...] | None = None
 

@@ -18,27 +18,86 @@ def select(
     overwrite: Overwrite = False,
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
     num_rows: Annotated[int | None, typer.Option(help="Number of rows, instead of --ratio.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(help="Number of trained tokens, instead of --ratio.")] = None,
     strategy: Annotated[str, typer.Option(help="diq, random, influence, difficulty, loss or length.")] = "diq",
     difficulty_percentile: Annotated[float, typer.Option(help="Percentile above which a row is difficult.")] = 50,
+    max_difficulty_percentile: Annotated[
+        float | None, typer.Option(help="Percentile above which a row is too difficult to be taken.")
+    ] = None,
+    per: Annotated[
+        str,
+        typer.Option(help="What an influence counts for: paper, token (batches of equal tokens) or row (equal rows)."),
+    ] = "paper",
+    max_mismatch: Annotated[
+        str,
+        typer.Option(help="Pass over rows with a larger mismatch: a share, none, or auto (0.2 where it is known)."),
+    ] = "auto",
+    max_similarity: Annotated[
+        str, typer.Option(help="Pass over rows this similar to one taken: a share, none, or auto (0.7).")
+    ] = "auto",
+    text_column: Annotated[
+        list[str] | None, typer.Option(help="Column of a row's text, the answer last (repeatable); by its format.")
+    ] = None,
+    balance: Annotated[str | None, typer.Option(help="Column whose values get equal shares of the budget.")] = None,
+    quota: Annotated[
+        list[str] | None, typer.Option(help="Share of a value of --balance: medquad=0.3 (repeatable).")
+    ] = None,
+    turns: Annotated[
+        list[str] | None, typer.Option(help="Columns of influences that choose in turn (repeatable).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of --strategy random.")] = 0,
 ) -> None:
     """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them."""
     check_folder(output, overwrite, [scored])
-    from ..recipe import Recipe, SelectionSettings
+    if quota and balance is None:
+        raise ValueError("--quota needs the column of its values: --balance source --quota medquad=0.3.")
+    from ..recipe import Recipe
     from ..selection.proof import derive_selection
-    from ..selection.quadrants import QUADRANTS
+    from ..selection.quadrants import QUADRANTS, REASONS
+    from ..selection.settings import settings_for
 
     rows = load_rows(scored)
-    recipe = load_recipe(scored) or Recipe()
-    settings = SelectionSettings(
+    settings = settings_for(
+        rows,
         strategy=strategy,
         ratio=ratio,
         num_rows=num_rows,
+        num_tokens=num_tokens,
+        per=per,
         seed=seed,
         difficulty_percentile=difficulty_percentile,
+        max_difficulty_percentile=max_difficulty_percentile,
+        max_mismatch=_share("--max-mismatch", max_mismatch),
+        max_similarity=_share("--max-similarity", max_similarity),
+        text_columns=text_column or None,
+        balance={balance: dict(map(_quota, quota))} if quota else balance,
+        turns=turns or None,
     )
     _, subset, selection = derive_selection(rows, settings)
+    recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))
     save_dataset(subset, output, overwrite, replace(recipe, commands=commands, selection=selection))
     counts = ", ".join(f"{name} {getattr(selection.subset, name)}" for name in QUADRANTS)
     typer.echo(f"{len(subset)} of {len(rows)} rows ({counts}) in {output}")
+    if passed_over := [
+        f"{count} {reason}" for reason, count in selection.reasons.items() if reason not in REASONS[:2]
+    ]:
+        typer.echo(f"Passed over: {', '.join(passed_over)}")
+
+
+def _share(option: str, text: str) -> float | str | None:
+    """What `auto`, `none` or a number stands for."""
+    if text.lower() in ("auto", "none"):
+        return "auto" if text.lower() == "auto" else None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; it is a share between 0 and 1, auto or none.") from None
+
+
+def _quota(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise ValueError(f"--quota is {text!r}; it is a value and its share: medquad=0.3.") from None

@@ -105,7 +105,7 @@ def _selected(scored: Any, rule: QuadrantRule, text_field: str, arguments: dict[
     columns = arguments.pop("text_columns", columns)
     settings = settings_for(scored, text_columns=columns, **arguments if asked else arguments | {"ratio": 0.1})
     # A page about a pool that holds little else than copies shows that, unless more was asked for.
-    return select_rows(scored, settings, rule, columns, may_be_short=not asked).pool(scored)
+    return select_rows(scored, settings, rule, may_be_short=not asked).pool(scored)
 
 
 def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> dict[str, Any]:

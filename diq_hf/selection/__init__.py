@@ -1,5 +1,7 @@
-"""Scores in; quadrants, ranks and chosen rows out. Numbers only, no model.
+"""Scores in; quadrants, ranks and chosen rows out. Numbers and plain texts, no model.
 
-`quadrants` holds the rule ([`QuadrantRule`]) and the choice ([`select_subset`]); `duplicates` finds texts that are
-there twice; `proof` derives a published selection again from its scores. Imports the ground floor alone.
+`select` holds the choice ([`select_subset`]) and tells every row why it was not taken. What it is made of: `settings`
+(what was asked for), `quadrants` (the rule, [`QuadrantRule`]), `ranking` (who comes first), `budgets` (how much, and
+what a row is worth), `quotas` (fair shares), `duplicates` on `shingles` of `texts` (what is there twice), `scores`
+(columns as numbers). `proof` derives a published selection again from its scores. Imports the ground floor alone.
 """

@@ -1,7 +1,7 @@
 """A selection as numbers that can be derived again from the scores: thresholds, counts, quadrants, ranks and rows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ DERIVED = ("quadrant", "diq_rank", "diq_reason", "diq_duplicate_of")
 def derive_selection(
     scored: Any,
     settings: SelectionSettings,
-    text_columns: Sequence[str] | None = None,
     known_copies: np.ndarray | None = None,
 ) -> tuple[Any, Any, SelectionFacts]:
     """Selects rows of a scored pool.
@@ -36,8 +35,6 @@ def derive_selection(
             The whole pool, with its scores.
         settings ([`SelectionSettings`]):
             How to select; facts that a [`SelectionFacts`] states beside them are passed over.
-        text_columns (`Sequence[str]`, *optional*):
-            See [`select_subset`].
         known_copies (`np.ndarray`, *optional*):
             For each row the row that it repeats, -1 for none, where texts are not at hand.
 
@@ -51,7 +48,7 @@ def derive_selection(
         pool = subset = rule.annotate(scored)
         reasons = None
     else:
-        selection = select_rows(scored, settings, text_columns=text_columns, known_copies=known_copies)
+        selection = select_rows(scored, settings, known_copies=known_copies)
         rule, reasons = selection.ranking.rule, selection.counts
         if rule is None:
             raise ValueError("A selection is recorded with both scores, and the dataset has only one of them.")

@@ -187,7 +187,7 @@ def select_subset(
         balance=balance,
         turns=turns,
     )
-    selection = select_rows(scored, settings, rule, text_columns)
+    selection = select_rows(scored, settings, rule)
     subset = selection.subset(scored)
     return (subset, selection.pool(scored)) if return_pool else subset
 
@@ -196,7 +196,6 @@ def select_rows(
     scored: Any,
     settings: SelectionSettings,
     rule: QuadrantRule | None = None,
-    text_columns: Sequence[str] | None = None,
     known_copies: np.ndarray | None = None,
     may_be_short: bool = False,
 ) -> Selection:
@@ -208,8 +207,6 @@ def select_rows(
         settings ([`SelectionSettings`]):
             How to select.
         rule ([`QuadrantRule`], *optional*):
-            See [`select_subset`].
-        text_columns (`Sequence[str]`, *optional*):
             See [`select_subset`].
         known_copies (`np.ndarray`, *optional*):
             For each row the row that it repeats, -1 for none, where texts are not at hand.
@@ -231,7 +228,7 @@ def select_rows(
         if known_copies is not None:
             copies = KnownCopies(known_copies)
         else:
-            copies = Copies(RowTexts(scored, text_columns), order, settings.max_similarity)
+            copies = Copies(RowTexts(scored, settings.text_columns), order, settings.max_similarity)
     in_tokens = settings.num_tokens is not None
     budget = settings.num_tokens if in_tokens else row_budget(len(scored), settings.ratio, settings.num_rows)
     quotas = None

@@ -43,6 +43,7 @@ def settings_for(
     if max_similarity == "auto":
         max_similarity = MAX_SIMILARITY if texts.columns else None
     settings |= {"max_mismatch": max_mismatch, "max_similarity": max_similarity, "balance": check_balance(balance)}
+    settings["text_columns"] = None if text_columns is None else tuple(text_columns)
     if isinstance(settings.get("turns"), str):
         raise TypeError(f"`turns` is a list of columns: `[{settings['turns']!r}, ...]`.")
     settings["turns"] = tuple(settings["turns"]) if settings.get("turns") is not None else None

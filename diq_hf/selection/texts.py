@@ -46,7 +46,11 @@ class RowTexts:
         self._rows = scored.select_columns(self.columns).with_format(None) if self.columns else None
 
     def __call__(self, rows: np.ndarray) -> list[tuple[str, str]]:
-        """Prompt and answer of each row, an empty answer where it cannot be told from the prompt."""
+        """Prompt and answer of each row; what cannot be told apart is all answer."""
+        if not self.columns:
+            raise ValueError(
+                "Texts are compared, and no column is known to hold any. Name them: `text_columns=[...]`."
+            )
         columns = self._rows[rows.tolist()]
         return [self._of(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
