@@ -134,6 +134,17 @@ class MismatchFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReliabilityFacts(Facts):
+    """How far the influences of `rows` by two random halves of the `validation` rows rank alike (Spearman), and how
+    many validation rows ranks of a reliability of 0.9 would take (Spearman and Brown)."""
+
+    split_half: float
+    validation: int
+    rows: int
+    wanted: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost(Facts):
     """What a process has computed, and in which time; `sft_seconds` is a training run to compare it with."""
 
@@ -215,6 +226,8 @@ class Recipe(Facts):
             Where the difficulty is from.
         mismatch ([`MismatchFacts`], *optional*):
             How the column `mismatch` was calibrated.
+        reliability ([`ReliabilityFacts`], *optional*):
+            How sure the ranks are.
         cost ([`Cost`], *optional*):
             What scoring took.
         versions (`dict[str, str]`, *optional*):
@@ -253,6 +266,7 @@ class Recipe(Facts):
     settings: Mapping[str, Any] | None = None
     difficulty: DifficultyFacts | None = None
     mismatch: MismatchFacts | None = None
+    reliability: ReliabilityFacts | None = None
     cost: Cost | None = None
     versions: Mapping[str, str] | None = None
     pool: Source | None = None

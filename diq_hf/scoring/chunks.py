@@ -22,6 +22,8 @@ from ..engine.influence import Direction
 from ..engine.tensor_files import load_tensors, save_tensors
 from ..files import remove_leftovers
 from .mismatch import NULL_SIZE, MismatchNull, calibrate, null_recipe
+from .recipe import halves_recipe
+from .reliability import HALVES, half_counts, reliability
 
 
 logger = logging.get_logger(__name__)
@@ -39,7 +41,7 @@ def score_in_chunks(
     fingerprint = scorer.fingerprint
     root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
     null = _share_null(scorer, dataset, root, rank, wait)
-    recipe = digest([fingerprint, dataset._fingerprint, chunk_size, *([null.digest] if null else [])])
+    recipe = digest(["halves-1", fingerprint, dataset._fingerprint, chunk_size, null.digest if null else None])
     folder = root / recipe
     chunks = {
         folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
@@ -63,7 +65,7 @@ def score_in_chunks(
                 if difficulties is None:
                     difficulties = scorer.difficulties(examples)
                     _write(kept, difficulties, difficulty_recipe, rows)
-            _write(path, scorer.score_batch(examples, rows, difficulties, null), recipe, rows)
+            _write(path, scorer.score_batch(examples, rows, difficulties, null, halves=True), recipe, rows)
             bar.update()
     if scorer.fingerprint != fingerprint:
         for path in missing:
@@ -82,7 +84,12 @@ def score_in_chunks(
             f"{len(lost)} chunks, {lost[0]} among them, are not in {folder}. Every process must see the same "
             "`cache_dir`; run again to compute them."
         )
-    return {name: np.concatenate([columns[name] for columns in done]) for name in scorer.columns}
+    names = [*scorer.columns, *({HALVES} & done[0].keys())]
+    columns = {name: np.concatenate([chunk[name] for chunk in done]) for name in names}
+    difference = columns.pop(HALVES, None)
+    if difference is not None:
+        scorer.reliability = reliability(columns["influence"], difference, half_counts(scorer.validation))
+    return columns
 
 
 def launched_state(device: torch.device) -> PartialState | None:
@@ -133,13 +140,13 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
 
     They serve every dataset, so each is paid for once.
     """
-    paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in scorer.direction_recipes()}
+    recipes = [*scorer.direction_recipes(), halves_recipe(scorer)]
+    paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in recipes}
     if rank == 0:
         missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]
-        # Two groups of the same rows share a recipe.
-        directions = dict(zip(scorer.direction_recipes(), scorer.validation_gradients(), strict=True))
+        scorer.half_difference()
         for recipe in missing:
-            directions[recipe].save(paths[recipe], recipe)
+            scorer.direction(recipe).save(paths[recipe], recipe)
     wait()
     if rank > 0:
         for recipe, path in paths.items():

@@ -11,10 +11,12 @@ from transformers.utils import logging
 
 from ..difficulty.answers import answer_losses, given_prompt
 from ..difficulty.sources import RowBatch
+from ..engine.influence import Direction
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.validation import row_name
 from .mismatch import MismatchNull, sources_of
 from .recipe import projection_column
+from .reliability import HALVES
 
 
 logger = logging.get_logger(__name__)
@@ -29,6 +31,7 @@ def score_rows(
     indices: Sequence[int | None] | None = None,
     difficulties: Mapping[str, np.ndarray] | None = None,
     null: MismatchNull | None = None,
+    halves: bool = False,
 ) -> dict[str, np.ndarray]:
     """A scorer's columns for some rows, NaN where a row was refused.
 
@@ -43,6 +46,8 @@ def score_rows(
             What [`reusable_difficulties`] gave for them, where it is known already.
         null ([`~diq_hf.scoring.mismatch.MismatchNull`], *optional*):
             What `mismatch` is held against, if that is one of the columns.
+        halves (`bool`, *optional*, defaults to `False`):
+            Also give the column [`HALVES`].
     """
     indices = [None] * len(rows) if indices is None else list(indices)
     with scorer.meter.scoring(len(rows)):
@@ -62,12 +67,14 @@ def score_rows(
                 prepared.append(needs)
                 answers.append(answer)
                 kept.append(i)
-        scores = {name: np.full(len(rows), np.nan) for name in scorer.columns}
+        difference = scorer.half_difference() if halves else None
+        columns = scorer.columns if difference is None else (*scorer.columns, HALVES)
+        scores = {name: np.full(len(rows), np.nan) for name in columns}
         scores |= {name: np.zeros(len(rows)) for name in COUNTS}
         if scorer.projection:
             scores[projection_column(scorer)] = np.full((len(rows), scorer.projection.dim), np.nan)
         if encoded:
-            found = _influences(scorer, encoded)
+            found = _influences(scorer, encoded, difference)
             for i, influence, loss in zip(kept, found["influence"], found["loss"], strict=True):
                 if not (np.isfinite(influence) and np.isfinite(loss)):
                     _refuse(
@@ -95,8 +102,8 @@ def score_rows(
             scores["num_trained"][kept] = [row.num_trained for row in encoded]
     if len(rows) > 1:
         count_unscored(scores["influence"])
-    types = dict.fromkeys(scorer.columns, np.float32) | dict.fromkeys(COUNTS, np.int32)
-    return {name: scores[name].astype(types[name]) for name in scorer.columns}
+    types = dict.fromkeys(columns, np.float32) | dict.fromkeys(COUNTS, np.int32)
+    return {name: scores[name].astype(types[name]) for name in columns}
 
 
 def reusable_difficulties(scorer: Any, rows: list[dict]) -> dict[str, np.ndarray]:
@@ -120,9 +127,10 @@ def encode_answer(scorer: Any, row: Mapping) -> EncodedRow:
         raise RowError(f"`mismatch` cannot be taken: {error} Or leave it out of `extra_columns`.") from error
 
 
-def _influences(scorer: Any, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray]:
+def _influences(scorer: Any, rows: Sequence[EncodedRow], difference: Direction | None) -> dict[str, np.ndarray]:
     """What one pass over the model gives."""
-    directions = scorer.validation_gradients()
+    groups = scorer.validation_gradients()
+    directions = groups if difference is None else [*groups, difference]
     projected = None
     with progress("Scoring", rows) as bar:
         if scorer.projection:
@@ -133,8 +141,9 @@ def _influences(scorer: Any, rows: Sequence[EncodedRow]) -> dict[str, np.ndarray
             influence, loss = scorer.engine.score(rows, directions[0], bar.update)
             influences = influence[:, None]
     # The mean over all rows: its gradient is the groups', weighted by their rows.
-    weights = np.array([direction.num_rows for direction in directions], dtype=float)
-    found = {"influence": influences @ (weights / weights.sum()), "loss": loss}
+    weights = np.array([direction.num_rows for direction in groups], dtype=float)
+    found = {"influence": influences[:, : len(groups)] @ (weights / weights.sum()), "loss": loss}
+    found |= {} if difference is None else {HALVES: influences[:, -1]}
     found |= {f"influence_{name}": influences[:, k] for k, name in enumerate(scorer.groups)}
     return found if projected is None else found | {projection_column(scorer): projected}
 

@@ -12,7 +12,7 @@ from ..difficulty.sources import ClassifierDifficulty
 from ..digest import digest, model_digest, sampled_digest, tokenizer_digest
 from ..engine.projections import COLUMN
 from ..names import public_name
-from ..recipe import Cost, DifficultyFacts, MismatchFacts, ModelFacts, Recipe, ValidationFacts
+from ..recipe import Cost, DifficultyFacts, MismatchFacts, ModelFacts, Recipe, ReliabilityFacts, ValidationFacts
 from ..rows.encoded import rows_digest
 
 
@@ -100,6 +100,11 @@ def direction_recipes(scorer: Any) -> list[str]:
     return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in scorer.validation.values()]
 
 
+def halves_recipe(scorer: Any) -> str:
+    """Names what decides the difference of the validation rows' halves."""
+    return digest(["halves-1", direction_recipes(scorer)])
+
+
 def difficulty_recipe(scorer: Any, column_names: Iterable[str]) -> str | None:
     """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
     if scorer.difficulty is None or not scorer.difficulty.reusable:
@@ -119,7 +124,7 @@ def projection_column(scorer: Any) -> str:
 def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
     """The recipe of a scorer whose model was loaded by `name`: see [`DIQScorer.recipe`]."""
     config, source = scorer.model.config, scorer.difficulty
-    null = scorer.calibration or scorer.used_null
+    null, sure = scorer.calibration or scorer.used_null, scorer.reliability
     model = ModelFacts(
         **public_name(config._name_or_path),
         digest=scorer.weights_digest(again=True),
@@ -145,6 +150,10 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         mismatch=null
         and MismatchFacts(
             size=len(null.gains), seed=null.seed, quantiles=null.quantiles(), source_column=scorer.source_column
+        ),
+        reliability=sure
+        and ReliabilityFacts(
+            split_half=sure.split_half, validation=sure.num_validation, rows=sure.num_rows, wanted=sure.rows_wanted
         ),
         cost=scorer.meter.cost(scorer.engine.device.type),
         versions={

@@ -29,9 +29,11 @@ from .recipe import (
     difficulty_recipe,
     direction_recipes,
     fingerprint,
+    halves_recipe,
     projection_column,
     scorer_recipe,
 )
+from .reliability import NO_HALVES, Reliability, half_gradients, report
 
 
 EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
@@ -183,6 +185,7 @@ class DIQScorer:
         self._directions: dict[str, Direction] = {}
         self.calibration: MismatchNull | None = None  # by `calibrate`
         self.used_null: MismatchNull | None = None  # by the last `score`
+        self.reliability: Reliability | None = None  # of the last `score`
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -225,16 +228,32 @@ class DIQScorer:
     def validation_gradients(self) -> list[Direction]:
         """Each group's mean validation gradient at the model's present weights, computed when first needed."""
         recipes = self.direction_recipes()
-        self._directions = {recipe: self._directions[recipe] for recipe in recipes if recipe in self._directions}
-        missing = {
-            r: rows for r, rows in zip(recipes, self.validation.values(), strict=True) if r not in self._directions
-        }
-        if missing:
-            rows_of_all = [row for rows in missing.values() for row in rows]
-            with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
-                for recipe, rows in missing.items():
-                    self._directions[recipe] = self.engine.validation_gradient(rows, bar.update)
+        self._fill(recipes)
         return [self._directions[recipe] for recipe in recipes]
+
+    def half_difference(self) -> Direction | None:
+        """The validation gradient of one random half of the validation rows less that of the other, from the same
+        pass; `None` where they are too few."""
+        recipe = halves_recipe(self)
+        self._fill([*self.direction_recipes(), recipe])
+        return self._directions[recipe] if self._directions[recipe].num_rows else None
+
+    def direction(self, recipe: str) -> Direction:
+        """A direction that is known, by what it was made by."""
+        return self._directions[recipe]
+
+    def _fill(self, wanted: Sequence[str]) -> None:
+        recipes, halves = self.direction_recipes(), halves_recipe(self)
+        current = {*recipes, halves}
+        self._directions = {recipe: found for recipe, found in self._directions.items() if recipe in current}
+        if all(recipe in self._directions for recipe in wanted):
+            return
+        rows_of_all = [row for rows in self.validation.values() for row in rows]
+        with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
+            gradient = lambda rows: self.engine.validation_gradient(rows, bar.update)  # noqa: E731
+            means, difference = half_gradients(self.validation, gradient)
+        self._directions |= dict(zip(recipes, means.values(), strict=True))
+        self._directions[halves] = difference or NO_HALVES
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
@@ -318,6 +337,7 @@ class DIQScorer:
         read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
         columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
         count_unscored(columns["influence"])
+        report(self.reliability)
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
             dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
@@ -356,13 +376,14 @@ class DIQScorer:
         indices: Sequence[int] | None = None,
         difficulties: Mapping[str, np.ndarray] | None = None,
         null: MismatchNull | None = None,
+        halves: bool = False,
     ) -> dict:
         """Scores columns of rows, as a call does where a batch cannot be mistaken for a row.
 
         `difficulties` are the rows' [`~DIQScorer.difficulties`] where they are known already, and `null` is what
-        `mismatch` is held against.
+        `mismatch` is held against; `halves` adds [`HALVES`], from which the ranks' reliability is taken.
         """
-        return score_rows(self, as_rows(self._read(examples)), indices, difficulties, null)
+        return score_rows(self, as_rows(self._read(examples)), indices, difficulties, null, halves)
 
     def difficulty_recipe(self, column_names: Iterable[str]) -> str | None:
         """Names what decides the difficulty of rows, whatever model scores them; `None` if the model does."""
