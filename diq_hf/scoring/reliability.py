@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from transformers.utils import logging
 
 from ..engine.influence import Direction
@@ -99,19 +100,30 @@ def half_gradients(
 
     The difference is `None` where there are too few rows for halves.
     """
-    means, totals, counts = {}, [{}, {}], half_counts(groups, seed)
+    means, difference, counts = {}, {}, half_counts(groups, seed)
     for name, halves in split_halves(groups, seed).items():
-        parts = [gradient([groups[name][i] for i in half]) if half else None for half in halves]
-        found = [part for part in parts if part is not None]
-        means[name] = _mean(found)
-        for total, part, count in zip(totals, parts, counts, strict=True):
-            for parameter, tensor in part.tensors.items() if part is not None else ():
-                share = tensor * (part.num_rows / count)
-                total[parameter] = total[parameter] + share if parameter in total else share
+        parts = [gradient([groups[name][i] for i in half]) for half in halves if half]
+        signed = [sign / count for half, sign, count in zip(halves, (1, -1), counts, strict=True) if half]
+        means[name] = _mean(parts, signed, difference)
     if sum(counts) < LEAST_VALIDATION or not all(counts):
         return means, None
-    difference = {parameter: tensor - totals[1][parameter] for parameter, tensor in totals[0].items()}
     return means, Direction(difference, sum(counts), 0.0)
+
+
+def _mean(parts: Sequence[Direction], signed: Sequence[float], difference: dict[str, torch.Tensor]) -> Direction:
+    """A group's mean of its halves, which are used up; adds each row's gradient, times a signed share, to the
+    difference. A tensor at a time, so that hardly more is held than what is kept."""
+    rows, tensors = sum(part.num_rows for part in parts), {}
+    for name in list(parts[0].tensors):
+        mean, *others = (part.tensors.pop(name) for part in parts)
+        apart = mean * (signed[0] * parts[0].num_rows)
+        mean.mul_(parts[0].num_rows / rows)
+        for other, part, share in zip(others, parts[1:], signed[1:], strict=True):
+            apart.add_(other, alpha=share * part.num_rows)
+            mean.add_(other, alpha=part.num_rows / rows)
+        tensors[name] = mean
+        difference[name] = difference[name].add_(apart) if name in difference else apart
+    return Direction(tensors, rows, sum(part.loss * part.num_rows for part in parts) / rows)
 
 
 def half_counts(groups: Mapping[Name, Sequence], seed: int = 0) -> tuple[int, int]:
@@ -135,13 +147,6 @@ def report(found: Reliability | None) -> None:
     """Logs it, as a warning where the ranks are not to be trusted."""
     if found is not None:
         (logger.warning if found.split_half < LOW else logger.info)(str(found))
-
-
-def _mean(parts: Sequence[Direction]) -> Direction:
-    rows = sum(part.num_rows for part in parts)
-    weigh = lambda values: sum(value * (part.num_rows / rows) for value, part in zip(values, parts, strict=True))  # noqa: E731
-    tensors = {name: weigh([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-    return Direction(tensors, rows, weigh([part.loss for part in parts]))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
