@@ -11,6 +11,7 @@ from datasets import Dataset, load_from_disk
 from small_disk import run_on_small_disk
 
 from diq_hf.cli.outputs import CLASSIFIER, check_folder, save_dataset
+from diq_hf.recipe import Recipe
 
 
 @pytest.fixture
@@ -125,9 +126,9 @@ def test_folders_of_classifiers(tmp_path, tokenizer):
 def test_another_run_that_was_faster(tmp_path, scored):
     rows = load_from_disk(scored)
     check_folder(tmp_path / "subset", False)
-    save_dataset(rows, tmp_path / "subset", False, {"by": "the other"})
+    save_dataset(rows, tmp_path / "subset", False, Recipe.from_json({"by": "the other"}))
     with pytest.raises(FileExistsError, match="of an earlier run"):
-        save_dataset(rows, tmp_path / "subset", False, {"by": "this"})
+        save_dataset(rows, tmp_path / "subset", False, Recipe.from_json({"by": "this"}))
     assert json.loads((tmp_path / "subset" / "diq_recipe.json").read_text()) == {"by": "the other"}
 
 
@@ -170,7 +171,11 @@ print(json.dumps(results))
 
 def test_a_full_disk_destroys_nothing(tmp_path):
     """A real one: the good dataset and the good page that stood there are as they were, byte for byte."""
-    rows = {"prompt": ["x" * 8000] * 4, "difficulty": [1.0, 5.0, 4.0, 2.0], "influence": [0.9, 0.1, 0.8, 0.2]}
+    rows = {
+        "prompt": [letter * 8000 for letter in "abcd"],
+        "difficulty": [1.0, 5.0, 4.0, 2.0],
+        "influence": [0.9, 0.1, 0.8, 0.2],
+    }
     Dataset.from_dict(rows).save_to_disk(tmp_path / "scored")
     support = Path(__file__).parents[1] / "support"
     script = FULL_DISK.format(
