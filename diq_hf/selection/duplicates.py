@@ -159,7 +159,8 @@ class Copies:
         # Taken rows of the blocks before this one; of this one all texts that are new, named by their first rows.
         self._before = self._block = None
         self._sets: ShingleSets | None = None
-        self._places: dict[bytes, int] = {}
+        self._texts: dict[int, tuple[str, str]] = {}
+        self._places: dict[tuple[str, str], int] = {}
         self._names: list[int] = []
         self._taken: dict[int, int] = {}
         if self._near:
@@ -176,15 +177,14 @@ class Copies:
             where = {name: place for place, name in enumerate(self._names)}
             places = [where[name] for name in self._taken]
             self._before.add(np.array(list(self._taken.values())), self._sets, places)
+        self._texts = dict(zip(rows.tolist(), texts, strict=True))
         self._taken, self._places, self._names = {}, {}, []
-        new = []
-        for row, text in zip(rows.tolist(), texts, strict=True):
+        for row, text in self._texts.items():
             digest = self._digests.get(row)
-            if digest and digest not in self._first and digest not in self._places:
-                self._places[digest] = len(new)
+            if digest and digest not in self._first and text not in self._places:
+                self._places[text] = len(self._names)
                 self._names.append(row)
-                new.append(text)
-        self._sets = shingle_sets(new, self._before.common)
+        self._sets = shingle_sets(list(self._places), self._before.common)
         names = np.array(self._names, dtype=np.int64)
         self._block = PrefixIndex(self._threshold, self._before.common)
         self._block.add(names, self._sets)
@@ -197,7 +197,7 @@ class Copies:
             return self._first[digest]
         if not self._near or digest is None:
             return None
-        place = self._places[digest]
+        place = self._places[self._texts[row]]
         before, beside = (candidates.get(place, []) for candidates in self._candidates)
         found = self._before.similarities(self._sets[place], before)
         beside = self._block.similarities(self._sets[place], [name for name in beside if name in self._taken])
@@ -211,7 +211,7 @@ class Copies:
             return  # a row without a text
         self._first[digest] = row
         if self._near:
-            self._taken[self._names[self._places[digest]]] = row
+            self._taken[self._names[self._places[self._texts[row]]]] = row
 
     def _normalized(self, rows: np.ndarray) -> list[tuple[str, str]]:
         return [(normalized(prompt), normalized(answer)) for prompt, answer in self._read(rows)]

@@ -24,6 +24,8 @@ class Ranking:
     Args:
         order (`np.ndarray`):
             The rows that may be taken, the first to be taken first.
+        mismatch (`np.ndarray`, *optional*):
+            Of each row, where it counts.
         num_trained (`np.ndarray`, *optional*):
             Trained tokens of each row, where they count.
         rule ([`QuadrantRule`], *optional*):
@@ -37,6 +39,7 @@ class Ranking:
     """
 
     order: np.ndarray
+    mismatch: np.ndarray | None = None
     num_trained: np.ndarray | None = None
     rule: QuadrantRule | None = None
     codes: np.ndarray | None = None
@@ -60,16 +63,34 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
     """
     names = (rule.difficulty_column, rule.influence_column) if rule else ("difficulty", "influence")
     in_tokens = settings.num_tokens is not None
-    num_trained = _trained_tokens(scored) if in_tokens or settings.per else None
     if rule is not None and (settings.per == "row" or (settings.per == "token" and not in_tokens)):
         raise ValueError(
             f"A rule's threshold is one of influences, and `per={settings.per!r}` ranks rows by other values. Leave "
             "the rule out and pass `difficulty_percentile`."
         )
 
+    has_both = settings.strategy == "diq" or set(names) <= set(scored.column_names)
+    by_influence = settings.strategy in ("diq", "influence")
+    key = {"difficulty": names[0], **STRATEGY_COLUMNS}.get(settings.strategy)
+    needed = [*(names if has_both else ()), *((settings.turns or names[1:]) if by_influence else ()), key]
+    if in_tokens or settings.per:
+        if "num_trained" not in scored.column_names:
+            raise ValueError(
+                "`per` and `num_tokens` count trained tokens, and the dataset has no column 'num_trained'. Score it "
+                "with `extra_columns=['num_trained']`."
+            )
+        needed.append("num_trained")
+    if settings.max_mismatch is not None:
+        needed.append("mismatch")
+    # Read at once: of rows that were shuffled, each reading gathers them again.
+    columns = score_columns(scored, [name for name in needed if name])
+    num_trained = columns.get("num_trained")
+    if num_trained is not None:
+        num_trained = np.where(num_trained >= 1, num_trained, np.nan)
+
     def values(name: str, order: Order) -> np.ndarray:
         """What rows are worth by a column of influences, if they are taken in such an order."""
-        influence = score_columns(scored, [name])[name]
+        influence = columns[name]
         if num_trained is None:
             return influence
         influence, mean = np.where(np.isnan(num_trained), np.nan, influence), 0.0
@@ -94,14 +115,14 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         return order[np.isfinite(sizes[order])]
 
     rows, found = np.arange(len(scored)), {}
-    if settings.strategy == "diq" or set(names) <= set(scored.column_names):
-        difficulty = score_columns(scored, names)[names[0]]
+    if has_both:
+        difficulty = columns[names[0]]
         worths = values(names[1], by_quadrant)
         fitted = rule_for(worths)
         found = {"rule": fitted, "codes": fitted.codes(difficulty, worths), "diq_order": by_quadrant(worths)}
         found["too_difficult"] = fitted.too_difficult(difficulty) & (found["codes"] >= 0)
         rows = np.sort(found["diq_order"])  # without both scores no row is taken, by any strategy
-    if settings.strategy in ("diq", "influence"):
+    if by_influence:
         order = by_quadrant if settings.strategy == "diq" else by_size
         orders = [order(values(name, order)) for name in settings.turns or names[1:]]
         order = orders[0] if len(orders) == 1 else _in_turns(orders)
@@ -112,9 +133,8 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         # Drawn in row order, so that the draw does not depend on the scores.
         order = np.random.default_rng(settings.seed).permutation(rows)
     else:
-        column = names[0] if settings.strategy == "difficulty" else STRATEGY_COLUMNS[settings.strategy]
-        order = by_size(score_columns(scored, [column])[column])
-    return Ranking(order, num_trained=num_trained, **found)
+        order = by_size(columns[key])
+    return Ranking(order, columns.get("mismatch"), num_trained, **found)
 
 
 def _in_turns(orders: Sequence[np.ndarray]) -> np.ndarray:
@@ -130,13 +150,3 @@ def _in_turns(orders: Sequence[np.ndarray]) -> np.ndarray:
                 taken.add(row)
                 merged.append(row)
     return np.array(merged, dtype=np.int64)
-
-
-def _trained_tokens(scored: Any) -> np.ndarray:
-    if "num_trained" not in scored.column_names:
-        raise ValueError(
-            "`per` and `num_tokens` count trained tokens, and the dataset has no column 'num_trained'. Score it with "
-            "`extra_columns=['num_trained']`."
-        )
-    values = score_columns(scored, ["num_trained"])["num_trained"]
-    return np.where(values >= 1, values, np.nan)

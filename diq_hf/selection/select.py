@@ -12,7 +12,6 @@ from .duplicates import BLOCK, Copies, KnownCopies
 from .quadrants import REASONS, QuadrantRule, add_columns, ranks
 from .quotas import Quotas, column_sources
 from .ranking import Ranking, rank_rows
-from .scores import score_columns
 from .settings import check_settings, settings_for
 from .texts import RowTexts
 
@@ -219,9 +218,8 @@ def select_rows(
     reasons[ranking.order] = BEYOND
     if ranking.too_difficult is not None:
         reasons[ranking.too_difficult] = TOO_DIFFICULT
-    if settings.max_mismatch is not None:
-        mismatch = score_columns(scored, ["mismatch"])["mismatch"]
-        reasons[(reasons == BEYOND) & (mismatch > settings.max_mismatch)] = MISMATCH
+    if ranking.mismatch is not None:
+        reasons[(reasons == BEYOND) & (ranking.mismatch > settings.max_mismatch)] = MISMATCH
     order = ranking.order[reasons[ranking.order] == BEYOND]
     copies = None
     if settings.max_similarity is not None:
