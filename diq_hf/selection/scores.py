@@ -18,6 +18,7 @@ def score_columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     Raises:
         `ValueError`: A column is missing, or holds something that is no number.
     """
+    names = list(dict.fromkeys(names))
     present = getattr(scored, "column_names", None)
     if isinstance(present, Mapping):
         raise TypeError(f"Pass one split, not all of {sorted(present)}: `scored['train']`.")
@@ -26,7 +27,6 @@ def score_columns(scored: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
             f"The dataset has no column {missing}; it has {sorted(present)}. Score it first: "
             "`ds.map(DIQScorer(model, validation, extra_columns=('loss', 'num_tokens')))`."
         )
-    names = list(dict.fromkeys(names))
     if hasattr(scored, "__len__"):
         columns = scored.select_columns(names).with_format("arrow")[:]
     else:
