@@ -108,6 +108,14 @@ def launched_state(device: torch.device) -> PartialState | None:
     return state
 
 
+def null_of(scorer: Any, dataset: Any, cache_dir: str | Path | None, state: Any) -> MismatchNull:
+    """What `mismatch` is held against on a dataset, the same on every process."""
+    state = launched_state(scorer.engine.device) if state is None else state
+    rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
+    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    return _share_null(scorer, dataset, root, rank, wait)
+
+
 def _share_null(scorer: Any, dataset: Any, root: Path, rank: int, wait: Callable[[], None]) -> MismatchNull | None:
     """What `mismatch` is held against: drawn once for the whole dataset, by one process, and kept."""
     if "mismatch" not in scorer.columns:

@@ -22,6 +22,7 @@ from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from .columns import count_unscored, progress, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
+from .landmarks import Audit
 from .mismatch import NULL_SIZE, MismatchNull, calibrate
 from .recipe import (
     Meter,
@@ -186,6 +187,7 @@ class DIQScorer:
         self.calibration: MismatchNull | None = None  # by `calibrate`
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
+        self.audit: Audit | None = None  # of the last `select`
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -342,6 +344,76 @@ class DIQScorer:
         for name, values in columns.items():
             dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
         return dataset
+
+    def select(
+        self,
+        dataset: Dataset,
+        ratio: float | None = None,
+        num_rows: int | None = None,
+        max_scored: float = 0.45,
+        max_mismatch: float = 0.2,
+        seed: int = 0,
+        chunk_size: int = 512,
+        cache_dir: str | Path | None = None,
+        accelerator: Any = None,
+    ) -> tuple[Dataset, Audit]:
+        """Chooses a subset without scoring every row, and says how much of the exact selection it found.
+
+        Landmarks are scored exactly; a predictor learns from them; the rows it thinks most likely to be chosen are
+        scored exactly, and so on. The choice is made from exact scores. Rows that are there twice are scored and
+        chosen once. Resumed and shared out like [`~DIQScorer.score`].
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                The pool.
+            ratio (`float`, *optional*):
+                Share of its rows to choose.
+            num_rows (`int`, *optional*):
+                Number of rows, instead of `ratio`.
+            max_scored (`float`, *optional*, defaults to `0.45`):
+                Share of the pool that may be scored. Where the dataset has a difficulty, 0.2 will do for 5 %.
+            max_mismatch (`float`, *optional*, defaults to `0.2`):
+                With `extra_columns=["mismatch"]`, rows above it are passed over.
+            seed (`int`, *optional*, defaults to `0`):
+                Of everything that is drawn.
+            chunk_size (`int`, *optional*, defaults to `512`):
+                As in [`~DIQScorer.score`], like the next two.
+            cache_dir (`str` or `Path`, *optional*):
+                See [`~DIQScorer.score`].
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
+                See [`~DIQScorer.score`].
+
+        Returns:
+            `tuple`: the subset, the first choice first, and the [`~diq_hf.scoring.landmarks.Audit`].
+
+        Raises:
+            `ImportError`: scikit-learn is not there.
+            `ValueError`: There is no difficulty, or so few rows may be scored that nothing can be learned from them.
+
+        Example:
+
+        ```python
+        subset, audit = diq_score.select(ds, ratio=0.01)
+        print(audit)
+        ```
+        """
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"`select` takes a `Dataset`, not a {type(dataset).__name__}: pass one split of it.")
+        from .selecting import select_audited
+
+        if not 0 < max_scored <= 1:
+            raise ValueError(f"`max_scored` must be in (0, 1], got {max_scored!r}.")
+        settings = max_scored, max_mismatch, seed, chunk_size, cache_dir, accelerator
+        self.audit = None
+        subset, self.audit = select_audited(self, dataset.with_format(None), ratio, num_rows, *settings)
+        return subset, self.audit
+
+    def share_null(self, dataset: Dataset, cache_dir: str | Path | None = None, accelerator: Any = None) -> None:
+        """Calibrates `mismatch` on a dataset as [`~DIQScorer.score`] does, for scoring parts of it."""
+        from .chunks import null_of
+
+        if self.calibration is None:
+            self.calibration = null_of(self, dataset, cache_dir, accelerator)
 
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
         """Scores a batch or a row, in whatever form `map` gives it.

@@ -1,0 +1,129 @@
+"""A subset without scoring every row: against the exact selection, and an audit that tells the truth."""
+
+import numpy as np
+import pytest
+from conftest import SENTENCES, chat, make_model
+from datasets import Dataset
+
+from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf.scoring.features import text_features
+from diq_hf.scoring.landmarks import Audit, Search
+
+
+WORDS = [f"word{i}" for i in range(16)]
+
+
+def make_pool(size=600, seed=0):
+    """Rows whose worth is in words and length, with noise, and whose difficulty is in what the answer repeats."""
+    draw = np.random.default_rng(seed)
+    weights = draw.normal(size=len(WORDS))
+    prompts, answers, influence, difficulty = [], [], [], []
+    for _ in range(size):
+        prompt, answer = draw.choice(len(WORDS), 4), draw.choice(len(WORDS), draw.integers(4, 30))
+        prompts.append(" ".join(WORDS[i] for i in prompt))
+        answers.append(" ".join(WORDS[i] for i in answer))
+        influence.append(3 * weights[answer].mean() + 10 / len(answer) + 0.4 * draw.normal())
+        difficulty.append(-np.isin(answer, prompt).mean() + 0.05 * draw.normal())
+    lengths = np.array([len(answer.split()) for answer in answers], dtype=float)
+    features = text_features(prompts, answers, lengths + 4, lengths)
+    return features, np.array(influence), np.array(difficulty)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return make_pool()
+
+
+def search(pool, seed, known, budget=30, allowance=240):
+    """What a search finds, how often it asked for a row, and the share of the exact selection in its choice."""
+    features, influence, difficulty = pool
+    asked = []
+
+    def score(rows):
+        asked.extend(rows.tolist())
+        return {"influence": influence[rows]} | ({} if known else {"difficulty": difficulty[rows]})
+
+    look = Search(features, score, budget, allowance, difficulty if known else None, seed=seed)
+    rows, columns, thresholds, audit = look()
+    assert sorted(asked) == rows.tolist()  # no row twice
+    assert len(asked) == audit.num_scored <= allowance
+    fits = rows[columns["difficulty"] >= thresholds.difficulty]
+    chosen = fits[np.argsort(-influence[fits])[:budget]]
+    hard = np.flatnonzero(difficulty >= np.median(difficulty))
+    exact = hard[np.argsort(-influence[hard])[:budget]]
+    return audit, np.isin(exact, chosen).mean(), rows
+
+
+def test_finds_the_exact_selection_where_the_difficulty_is_known(pool):
+    found = [search(pool, seed, known=True, allowance=210)[1] for seed in range(5)]
+    assert np.mean(found) > 0.95
+    by_chance = 210 / 300
+    assert min(found) > by_chance
+
+
+def test_finds_most_of_it_where_it_is_not(pool):
+    audit, found, _ = search(pool, 0, known=False, allowance=300)
+    assert found > 0.7
+    assert audit.low <= found <= audit.high
+
+
+def test_the_audit_covers_the_truth(pool):
+    outcomes = [search(pool, seed, known=True, budget=60, allowance=210) for seed in range(16)]
+    covered = [audit.low <= found <= audit.high for audit, found, _ in outcomes]
+    assert np.mean(covered) >= 0.93
+    assert np.mean([found for _, found, _ in outcomes]) < 0.99  # there was something to miss
+
+
+def test_same_seed_same_rows(pool):
+    first, again, other = (search(pool, seed, known=True)[2].tolist() for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_too_few_to_learn_from(pool):
+    with pytest.raises(ValueError, match=r"Raise `max_scored`, or score every row"):
+        search(pool, 0, known=True, allowance=100)
+
+
+def test_audit_says_what_it_cost():
+    audit = Audit(0.96, 0.8, 1.0, 1000, 200, 20, 0)
+    assert audit.cost == 0.2
+    assert "200 of 1000 rows scored (20%); about 96% of the exact selection found" in str(audit)
+
+
+ROWS = [
+    chat(f"{SENTENCES[i % 4][: 9 + i % 23]} {i % 300}", SENTENCES[(3 * i + i // 7) % 4][i % 7 : 12 + i % 41])
+    | {"level": float(i % 300 * 7 % 11)}
+    for i in range(330)
+]
+
+
+def test_scorer_selects(tokenizer, validation, tmp_path):
+    dataset = Dataset.from_list(ROWS)  # the last 30 prompts are there before
+    make = lambda: DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")  # noqa: E731
+    scorer = make()
+    subset, audit = scorer.select(dataset, num_rows=10, max_scored=0.7, cache_dir=tmp_path)
+    assert len(subset) == 10
+    assert subset["diq_rank"][:] == list(range(1, 11))
+    assert audit.num_scored <= 0.7 * 330
+    assert audit == scorer.audit
+    scored = make().score(dataset, cache_dir=tmp_path)
+    exact = {row["prompt"][0]["content"]: row for row in scored}
+    for row in subset:  # exact scores, whatever the predictor thought
+        assert row["influence"] == pytest.approx(exact[row["prompt"][0]["content"]]["influence"], rel=1e-3)
+    best = select_subset(scored, num_rows=10, rule=QuadrantRule.fit(scored))
+    shared = {row["prompt"][0]["content"] for row in best} & {row["prompt"][0]["content"] for row in subset}
+    assert audit.low <= len(shared) / 10 <= audit.high
+
+    again = make()
+    again.engine.score = None  # all of it is on disk
+    resumed, same = again.select(dataset, num_rows=10, max_scored=0.7, cache_dir=tmp_path)
+    assert resumed["prompt"][:] == subset["prompt"][:]
+    assert same == audit
+
+
+def test_refused(tokenizer, validation):
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=None)
+    with pytest.raises(ValueError, match=r"`difficulty=None`\. Name one"):
+        scorer.select(Dataset.from_list(ROWS), ratio=0.05)
+    with pytest.raises(TypeError, match="pass one split"):
+        scorer.select(Dataset.from_list(ROWS).to_iterable_dataset(), ratio=0.05)
