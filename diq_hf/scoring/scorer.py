@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
 from datasets.formatting.formatting import LazyBatch
 
-from ..columns import labels_as_numbers
 from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
@@ -20,10 +18,10 @@ from ..recipe import Recipe
 from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
-from .columns import count_unscored, progress, reusable_difficulties, score_rows
+from .columns import progress, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
 from .landmarks import Audit
-from .mismatch import NULL_SIZE, MismatchNull, calibrate
+from .mismatch import MismatchNull
 from .recipe import (
     Meter,
     WeightsDigest,
@@ -34,7 +32,8 @@ from .recipe import (
     projection_column,
     scorer_recipe,
 )
-from .reliability import NO_HALVES, Reliability, half_gradients, report
+from .reliability import NO_HALVES, Reliability, half_gradients
+from .whole import WholeDatasets
 
 
 EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
@@ -43,7 +42,7 @@ EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
-class DIQScorer:
+class DIQScorer(WholeDatasets):
     """Adds `difficulty` and `influence` to the rows of a dataset, by `ds.map(scorer, batched=True)`.
 
     Args:
@@ -260,160 +259,6 @@ class DIQScorer:
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
         self._directions[recipe] = direction
-
-    def calibrate(self, dataset: Any, size: int = NULL_SIZE, seed: int = 0) -> MismatchNull:
-        """Measures how much prompts of other rows help answers, which is what `mismatch` holds a row's own against.
-
-        [`~DIQScorer.score`] does so by itself, on the dataset that it scores. `map` sees a batch at a time, so that
-        `extra_columns=["mismatch"]` needs this first.
-
-        Args:
-            dataset ([`~datasets.Dataset`] or `list[dict]`):
-                The rows that will be scored, or others of the same kind; a few hundred of them are looked at.
-            size (`int`, *optional*, defaults to 384):
-                Answers that get the prompt of another row, a forward pass each.
-            seed (`int`, *optional*, defaults to `0`):
-                Of the draw.
-
-        Returns:
-            [`~diq_hf.scoring.mismatch.MismatchNull`]: What was measured. The scorer uses it from now on.
-
-        Example:
-
-        ```python
-        diq_score = DIQScorer(model, validation, extra_columns=["mismatch"])
-        diq_score.calibrate(ds)
-        scored = ds.map(diq_score, batched=True)
-        ```
-        """
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Mapping):
-            raise TypeError(
-                f"A {type(dataset).__name__} has no rows by position. Pass a split, or some rows of a stream: "
-                "`diq_score.calibrate(list(stream.shuffle(seed=0).take(3000)))`."
-            )
-        self.calibration = calibrate(self, dataset, size, seed)
-        return self.calibration
-
-    def score(
-        self,
-        dataset: Any,
-        chunk_size: int = 512,
-        cache_dir: str | Path | None = None,
-        accelerator: Any = None,
-    ) -> Any:
-        """Scores a dataset chunk by chunk, on all processes of a launcher, and goes on where a killed run stopped.
-
-        Chunks are written to disk as they are done and found again by what decides their scores: the scorer's
-        fingerprint, the dataset and `chunk_size`. Under `torchrun` or `accelerate launch` every process calls this and
-        returns the same dataset, in the original order. Chunks are shared out by position, so the number of processes
-        may change between runs; it changes no score.
-
-        Args:
-            dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-                Rows to score.
-            chunk_size (`int`, *optional*, defaults to `512`):
-                Rows in a chunk: what is lost at most, by each process, when a run is killed.
-            cache_dir (`str` or `Path`, *optional*):
-                Folder for the chunks, seen by every process; by default `diq_hf` in the cache of `datasets`.
-            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
-                The processes to share the work with; by default the launcher's.
-
-        Returns:
-            The dataset with the new columns.
-        """
-        if isinstance(dataset, DatasetDict):
-            parts = {name: self.score(part, chunk_size, cache_dir, accelerator) for name, part in dataset.items()}
-            return DatasetDict(parts)
-        if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"A {type(dataset).__name__} has no chunks. Use `dataset.map(scorer, batched=True)`, or make it a "
-                "`Dataset` first."
-            )
-        from .chunks import score_in_chunks
-
-        dataset = dataset.with_format(None)
-        self.weights_digest(again=True)
-        self._check_columns(dataset.column_names)
-        if not len(dataset):
-            raise ValueError("The dataset has no rows.")
-        read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
-        columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
-        count_unscored(columns["influence"])
-        report(self.reliability)
-        dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-        for name, values in columns.items():
-            dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
-        return dataset
-
-    def select(
-        self,
-        dataset: Dataset,
-        ratio: float | None = None,
-        num_rows: int | None = None,
-        max_scored: float = 0.45,
-        max_mismatch: float = 0.2,
-        seed: int = 0,
-        chunk_size: int = 512,
-        cache_dir: str | Path | None = None,
-        accelerator: Any = None,
-    ) -> tuple[Dataset, Audit]:
-        """Chooses a subset without scoring every row, and says how much of the exact selection it found.
-
-        Landmarks are scored exactly; a predictor learns from them; the rows it thinks most likely to be chosen are
-        scored exactly, and so on. The choice is made from exact scores. Rows that are there twice are scored and
-        chosen once. Resumed and shared out like [`~DIQScorer.score`].
-
-        Args:
-            dataset ([`~datasets.Dataset`]):
-                The pool.
-            ratio (`float`, *optional*):
-                Share of its rows to choose.
-            num_rows (`int`, *optional*):
-                Number of rows, instead of `ratio`.
-            max_scored (`float`, *optional*, defaults to `0.45`):
-                Share of the pool that may be scored. Where the dataset has a difficulty, 0.2 will do for 5 %.
-            max_mismatch (`float`, *optional*, defaults to `0.2`):
-                With `extra_columns=["mismatch"]`, rows above it are passed over.
-            seed (`int`, *optional*, defaults to `0`):
-                Of everything that is drawn.
-            chunk_size (`int`, *optional*, defaults to `512`):
-                As in [`~DIQScorer.score`], like the next two.
-            cache_dir (`str` or `Path`, *optional*):
-                See [`~DIQScorer.score`].
-            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
-                See [`~DIQScorer.score`].
-
-        Returns:
-            `tuple`: the subset, the first choice first, and the [`~diq_hf.scoring.landmarks.Audit`].
-
-        Raises:
-            `ImportError`: scikit-learn is not there.
-            `ValueError`: There is no difficulty, or so few rows may be scored that nothing can be learned from them.
-
-        Example:
-
-        ```python
-        subset, audit = diq_score.select(ds, ratio=0.01)
-        print(audit)
-        ```
-        """
-        if not isinstance(dataset, Dataset):
-            raise TypeError(f"`select` takes a `Dataset`, not a {type(dataset).__name__}: pass one split of it.")
-        from .selecting import select_audited
-
-        if not 0 < max_scored <= 1:
-            raise ValueError(f"`max_scored` must be in (0, 1], got {max_scored!r}.")
-        settings = max_scored, max_mismatch, seed, chunk_size, cache_dir, accelerator
-        self.audit = None
-        subset, self.audit = select_audited(self, dataset.with_format(None), ratio, num_rows, *settings)
-        return subset, self.audit
-
-    def share_null(self, dataset: Dataset, cache_dir: str | Path | None = None, accelerator: Any = None) -> None:
-        """Calibrates `mismatch` on a dataset as [`~DIQScorer.score`] does, for scoring parts of it."""
-        from .chunks import null_of
-
-        if self.calibration is None:
-            self.calibration = null_of(self, dataset, cache_dir, accelerator)
 
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
         """Scores a batch or a row, in whatever form `map` gives it.

@@ -12,7 +12,9 @@ from transformers.utils import logging
 
 from ..difficulty.sources import ColumnDifficulty, NumTokensDifficulty
 from ..rows.encoded import RowError
-from ..selection.quadrants import QuadrantRule, row_budget, select_subset
+from ..selection.budgets import row_budget
+from ..selection.quadrants import QuadrantRule
+from ..selection.select import select_subset
 from .examples import as_rows, read_columns
 from .features import Features, text_features
 from .landmarks import Audit, Search
@@ -92,7 +94,7 @@ def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, Features, 
             texts.append(scorer.encoder.texts(row))
         except RowError as error:
             if scorer.on_bad_row == "raise":
-                raise RowError(f"Row {i}: {error} Or pass `on_bad_row='null'` to leave such rows out.") from error
+                raise RowError(f"Row {i}: {error} Or pass `on_bad_row='skip'` to leave such rows out.") from error
             continue
         kept.append(i)
         counts.append((len(encoded), encoded.num_trained))
