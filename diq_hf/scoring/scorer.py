@@ -328,6 +328,7 @@ class DIQScorer:
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
+        self.audit = None
         columns = score_in_chunks(self, dataset, chunk_size, cache_dir, accelerator)
         count_unscored(columns["influence"])
         report(self.reliability)
