@@ -145,6 +145,20 @@ class ReliabilityFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditFacts(Facts):
+    """Of a pool of `pool` rows `scored` were; the share of the exact selection that was `found`, with the 95 %
+    confidence interval from `low` to `high`, by `audited` rows at random, `missed` of which had been missed."""
+
+    found: float
+    low: float
+    high: float
+    pool: int
+    scored: int
+    audited: int
+    missed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost(Facts):
     """What a process has computed, and in which time; `sft_seconds` is a training run to compare it with."""
 
@@ -228,6 +242,8 @@ class Recipe(Facts):
             How the column `mismatch` was calibrated.
         reliability ([`ReliabilityFacts`], *optional*):
             How sure the ranks are.
+        audit ([`AuditFacts`], *optional*):
+            How much was found, where not every row was scored.
         cost ([`Cost`], *optional*):
             What scoring took.
         versions (`dict[str, str]`, *optional*):
@@ -267,6 +283,7 @@ class Recipe(Facts):
     difficulty: DifficultyFacts | None = None
     mismatch: MismatchFacts | None = None
     reliability: ReliabilityFacts | None = None
+    audit: AuditFacts | None = None
     cost: Cost | None = None
     versions: Mapping[str, str] | None = None
     pool: Source | None = None

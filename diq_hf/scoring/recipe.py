@@ -12,7 +12,16 @@ from ..difficulty.sources import ClassifierDifficulty
 from ..digest import digest, model_digest, sampled_digest, tokenizer_digest
 from ..engine.projections import COLUMN
 from ..names import public_name
-from ..recipe import Cost, DifficultyFacts, MismatchFacts, ModelFacts, Recipe, ReliabilityFacts, ValidationFacts
+from ..recipe import (
+    AuditFacts,
+    Cost,
+    DifficultyFacts,
+    MismatchFacts,
+    ModelFacts,
+    Recipe,
+    ReliabilityFacts,
+    ValidationFacts,
+)
 from ..rows.encoded import rows_digest
 
 
@@ -124,7 +133,7 @@ def projection_column(scorer: Any) -> str:
 def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
     """The recipe of a scorer whose model was loaded by `name`: see [`DIQScorer.recipe`]."""
     config, source = scorer.model.config, scorer.difficulty
-    null, sure = scorer.calibration or scorer.used_null, scorer.reliability
+    null, sure, audit = scorer.calibration or scorer.used_null, scorer.reliability, scorer.audit
     model = ModelFacts(
         **public_name(config._name_or_path),
         digest=scorer.weights_digest(again=True),
@@ -154,6 +163,16 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         reliability=sure
         and ReliabilityFacts(
             split_half=sure.split_half, validation=sure.num_validation, rows=sure.num_rows, wanted=sure.rows_wanted
+        ),
+        audit=audit
+        and AuditFacts(
+            found=audit.found,
+            low=audit.low,
+            high=audit.high,
+            pool=audit.num_rows,
+            scored=audit.num_scored,
+            audited=audit.num_audited,
+            missed=audit.num_missed,
         ),
         cost=scorer.meter.cost(scorer.engine.device.type),
         versions={

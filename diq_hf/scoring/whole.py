@@ -92,6 +92,7 @@ class WholeDatasets:
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
         read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
+        self.audit = None
         columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
         count_unscored(columns["influence"])
         report(self.reliability)

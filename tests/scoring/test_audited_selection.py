@@ -106,6 +106,8 @@ def test_scorer_selects(tokenizer, validation, tmp_path):
     assert subset["diq_rank"][:] == list(range(1, 11))
     assert audit.num_scored <= 0.7 * 330
     assert audit == scorer.audit
+    facts = scorer.recipe().audit
+    assert (facts.found, facts.low, facts.scored, facts.pool) == (audit.found, audit.low, audit.num_scored, 300)
     scored = make().score(dataset, cache_dir=tmp_path)
     exact = {row["prompt"][0]["content"]: row for row in scored}
     for row in subset:  # exact scores, whatever the predictor thought
