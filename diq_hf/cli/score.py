@@ -12,6 +12,10 @@ from .options import DatasetRevision, Name, Overwrite, OverwriteColumns, Split, 
 from .outputs import check_folder, is_first_process, save_dataset
 
 
+# Fewer rows hardly give as many pairs as `mismatch` is calibrated on.
+LEAST_ROWS = 64
+
+
 def score(
     context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="Hub id, folder, data file or pattern of files.")],
@@ -43,6 +47,10 @@ def score(
     ] = None,
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Linear modules to score (repeatable); q, k and v by default.")
+    ] = None,
+    mismatch: Annotated[
+        bool | None,
+        typer.Option(help="Also test whether answers belong to their prompts; by default with IFD, from 64 rows on."),
     ] = None,
     group_column: Annotated[
         str | None, typer.Option(help="Column that groups the validation rows: an influence for each.")
@@ -80,6 +88,8 @@ def score(
     rows = load_rows(dataset, split, name, dataset_revision)
     validation_rows = load_rows(validation, validation_split, validation_name, validation_revision)
     source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
+    mismatch = difficulty == "ifd" and len(rows) >= LEAST_ROWS if mismatch is None else mismatch
+    tested = ("mismatch",) if mismatch else ()
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     scorer = DIQScorer(
         model,
@@ -94,7 +104,7 @@ def score(
         completion_only_loss=completion_only_loss,
         assistant_only_loss=assistant_only_loss,
         dataset_text_field=dataset_text_field,
-        extra_columns=("loss", "num_tokens", *source.extra_columns),
+        extra_columns=("loss", "num_tokens", "num_trained", *tested, *source.extra_columns),
         max_tokens_per_batch=max_tokens_per_batch,
         on_bad_row=on_bad_row,
         overwrite=overwrite_columns,
@@ -117,6 +127,8 @@ def score(
         )
         save_dataset(scored, output, overwrite, recipe)
         typer.echo(f"{len(scored)} scored rows in {output}")
+        if scorer.reliability is not None:
+            typer.echo(str(scorer.reliability))
 
 
 def _tokenizer(model: str, revision: str | None, chat_template: Path):

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
+from .audited import select_unscored
 from .inputs import load_rows
-from .options import Overwrite, command_line
+from .options import Overwrite, command_line, or_none
 from .outputs import check_folder, load_recipe, save_dataset
 
 
 def select(
     context: typer.Context,
-    scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it.")],
+    scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it; with --model any pool.")],
     output: Annotated[Path, typer.Option(help="Folder for the subset.")],
     overwrite: Overwrite = False,
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
@@ -45,10 +46,60 @@ def select(
     turns: Annotated[
         list[str] | None, typer.Option(help="Columns of influences that choose in turn (repeatable).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --strategy random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Select from a pool that is not scored: score its most promising rows alone.")
+    ] = None,
+    validation: Annotated[str | None, typer.Option(help="Validation rows, with --model.")] = None,
+    difficulty: Annotated[str, typer.Option(help="As in `diq score`, with --model.")] = "ifd",
+    max_scored: Annotated[float, typer.Option(help="Share of the pool that may be scored, with --model.")] = 0.45,
+    max_length: Annotated[
+        int | None, typer.Option(help="As in `diq score`, with --model; or 'none'.", **or_none(int))
+    ] = 1024,
+    dtype: Annotated[str | None, typer.Option(help="As in `diq score`, with --model.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="As in `diq score`, with --model.")] = None,
 ) -> None:
-    """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them."""
-    check_folder(output, overwrite, [scored])
+    """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them.
+
+    With --model and --validation the pool need not be scored: a share of it is, and an audit says how much of the
+    selection was found.
+    """
+    check_folder(output, overwrite, [scored, model, validation])
+    if model is not None:
+        others = {
+            "strategy": strategy != "diq",
+            "num_tokens": num_tokens is not None,
+            "difficulty_percentile": difficulty_percentile != 50,
+            "max_difficulty_percentile": max_difficulty_percentile is not None,
+            "per": per != "paper",
+            "max_similarity": max_similarity != "auto",
+            "balance": bool(balance or quota),
+            "turns": bool(turns),
+        }
+        if given := [name for name, is_given in others.items() if is_given]:
+            raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
+        if validation is None:
+            raise ValueError("`model=` needs `validation=` as well: the rows whose loss is to fall.")
+        select_unscored(
+            context,
+            scored,
+            output,
+            overwrite,
+            ratio,
+            num_rows,
+            _share("--max-mismatch", max_mismatch),
+            seed,
+            model,
+            validation,
+            difficulty,
+            max_scored,
+            max_length,
+            dtype,
+            cache_dir,
+        )
+        return
+    if validation is not None:
+        raise ValueError("`validation=` goes with `model=`, for a pool that is not scored.")
     if quota and balance is None:
         raise ValueError("--quota needs the column of its values: --balance source --quota medquad=0.3.")
     from ..recipe import Recipe

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..names import is_repo_id
-from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts, Source
+from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts, SelectionSettings, Source
 from ..reporting.figures import COLORS, NAMES, plot_quadrants
 from ..selection.quadrants import QUADRANTS, QuadrantRule
 from ..selection.scores import score_columns
@@ -213,6 +214,28 @@ def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
     if difficulty := recipe.difficulty:
         named = f" {_named(difficulty.model)}" if difficulty.model else ""
         facts.append(("difficulty", f"{plain(difficulty.source)}{named}, {code(difficulty.fingerprint)}"))
+    if null := recipe.mismatch:
+        bounds = ", ".join(f"{plain(share)} at {bound:.3g}" for share, bound in null.quantiles.items())
+        within = f" within the values of {code(null.source_column)}" if null.source_column else ""
+        against = f"{null.size} answers after foreign prompts{within}, seed {null.seed}"
+        facts.append(("mismatch", f"held against {against}; {bounds}"))
+    if sure := recipe.reliability:
+        wanted = f"; 0.9 would take {sure.wanted:,} validation rows" if sure.wanted else ""
+        agreement = f"two halves of the {sure.validation:,} validation rows rank {sure.rows:,} rows alike to "
+        facts.append(("how sure the ranks are", f"{agreement}{sure.split_half:.2f} (Spearman){wanted}"))
+    if audit := recipe.audit:
+        facts.append(
+            (
+                "audit",
+                f"{audit.scored:,} of {audit.pool:,} rows were scored; about {audit.found:.0%} of the exact selection "
+                f"found (95 % confidence: {audit.low:.0%} to {audit.high:.0%}, by {audit.audited:,} rows at random)",
+            )
+        )
+    if settings := _selected_by(recipe.selection):
+        facts.append(("selected by", ", ".join(code(setting) for setting in settings)))
+    if recipe.selection and recipe.selection.reasons:
+        reasons = (f"{plain(reason)} {count:,}" for reason, count in recipe.selection.reasons.items())
+        facts.append(("what became of the pool's rows", ", ".join(reasons)))
     if cost := recipe.cost:
         took = f"{cost.rows:,} rows in {cost.seconds:,.1f} s"
         per_second = f"{cost.rows / cost.seconds:.3g} rows a second" if cost.seconds else "scored"
@@ -225,6 +248,15 @@ def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
         versions = (f"{plain(name)} {plain(version)}" for name, version in recipe.versions.items())
         facts.append(("versions", ", ".join(versions)))
     return facts
+
+
+def _selected_by(selection: SelectionFacts | None) -> list[str]:
+    """Settings of a selection that are not the paper's."""
+    if selection is None:
+        return []
+    parts = [part for part in fields(SelectionSettings) if part.name not in ("more", "strategy", "ratio", "num_rows")]
+    values = {part.name: (getattr(selection, part.name), part.default) for part in parts}
+    return [f"{name}={value}" for name, (value, default) in values.items() if value != default]
 
 
 def _digest(digest: str | None) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 
 # Dimensions that the words of prompts, and those of answers, are reduced to for trees.
 COMPONENTS = 30
+# A word, or one character of the scripts that write no spaces between words.
+TOKEN = r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|\^"
 # Rows that the vocabulary and its weights are learned from.
 LEARNED_FROM = 50_000
 
@@ -62,9 +64,14 @@ def text_features(
         ) from error
 
     shown = np.random.default_rng(seed).permutation(len(prompts))[:LEARNED_FROM]
-    learn = lambda texts, least: TfidfVectorizer(sublinear_tf=True, min_df=least, max_features=200_000).fit(  # noqa: E731
-        texts[i] for i in shown
-    )
+
+    def learn(texts: Sequence[str], least: int) -> Any:
+        # A term that every row has stays in any case, so that there is a vocabulary where no words recur.
+        vectorizer = TfidfVectorizer(
+            sublinear_tf=True, min_df=least, max_features=200_000, token_pattern=TOKEN, preprocessor=_with_mark
+        )
+        return vectorizer.fit(texts[i] for i in shown)
+
     both = [f"{prompt}\n{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     shared = learn(both, 1)
     of_prompts, of_answers = shared.transform(prompts), shared.transform(answers)
@@ -82,6 +89,10 @@ def text_features(
             components.append(reduced.transform(matrix))
     words = sparse.hstack([*parts, sparse.csr_matrix(0.3 * numbers)]).tocsr()
     return Features(words, np.hstack([numbers, *components]).astype(np.float32))
+
+
+def _with_mark(text: str) -> str:
+    return f"^ {text.lower()}"
 
 
 def _lengths(

@@ -1,0 +1,61 @@
+"""`diq select POOL --model …`: a subset of a pool that is not scored as a whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from .inputs import load_rows, split_of
+from .options import command_line
+from .outputs import is_first_process, save_dataset
+
+
+def select_unscored(
+    context: typer.Context,
+    pool: str,
+    output: Path,
+    overwrite: bool,
+    ratio: float | None,
+    num_rows: int | None,
+    max_mismatch: float | str | None,
+    seed: int,
+    model: str,
+    validation: str,
+    difficulty: str,
+    max_scored: float,
+    max_length: int | None,
+    dtype: str | None,
+    cache_dir: Path | None,
+) -> None:
+    """Scores a share of the pool, saves the subset with the audit in its recipe, and says what was found."""
+    from ..names import public_name
+    from ..recipe import SelectionFacts, Source
+    from ..scoring.scorer import DIQScorer
+    from ..selection.proof import count_quadrants
+
+    rows, validation_rows = load_rows(pool), load_rows(validation)
+    # As in `diq score`, the test is on by default where its losses are needed anyway.
+    tested = max_mismatch is not None and (max_mismatch != "auto" or difficulty == "ifd")
+    bound = {} if max_mismatch in (None, "auto") else {"max_mismatch": max_mismatch}
+    scorer = DIQScorer(
+        model,
+        validation_rows,
+        difficulty=difficulty,
+        max_length=max_length,
+        extra_columns=("loss", "num_tokens", "num_trained", *(("mismatch",) if tested else ())),
+        model_init_kwargs={} if dtype is None else {"dtype": dtype},
+    )
+    subset, audit = scorer.select(
+        rows, ratio, num_rows, max_scored=max_scored, seed=seed, cache_dir=cache_dir, **bound
+    )
+    if is_first_process():
+        recipe = replace(
+            scorer.recipe(),
+            pool=Source(**public_name(pool), split=split_of(rows), rows=len(rows)),
+            validation_source=Source(**public_name(validation), split=split_of(validation_rows)),
+            commands=(command_line(context),),
+            selection=SelectionFacts(ratio=ratio, num_rows=num_rows, seed=seed, subset=count_quadrants(subset)),
+        )
+        save_dataset(subset, output, overwrite, recipe)
+        typer.echo(f"{len(subset)} of {len(rows)} rows in {output}")
+        typer.echo(str(audit))
