@@ -168,7 +168,9 @@ def select(options: argparse.Namespace) -> None:
     scored.save_to_disk(options.work / "subsets" / "full")
     for strategy in STRATEGIES:
         for ratio in RATIOS:
-            subset = select_subset(scored, ratio=ratio, strategy=strategy, seed=options.seed)
+            # The paper passes nothing over.
+            nothing = {"max_mismatch": None, "max_similarity": None}
+            subset = select_subset(scored, ratio=ratio, strategy=strategy, seed=options.seed, **nothing)
             subset.save_to_disk(options.work / "subsets" / f"{strategy}-{ratio}")
             print(f"{strategy}-{ratio}: {len(subset)} rows, {sum(subset['num_tokens'][:])} tokens")
 
