@@ -15,11 +15,11 @@ import numpy as np
 from .features import Features
 
 
-# Shares of the allowance: landmarks, and the slice for the audit.
-LANDMARKS, AUDIT = 0.12, 0.05
+# Shares of the allowance: landmarks, more of them where they tell of the difficulty as well, and the audit's slice.
+LANDMARKS, LANDMARKS_BOTH, AUDIT = 0.12, 0.35, 0.04
 ROUNDS = 8
 # Strength of the ridge, and trees.
-RIDGE, TREES = 0.5, 100
+RIDGE, TREES = 0.3, 100
 # Fewer landmarks teach a predictor nothing.
 LEAST = 24
 
@@ -127,7 +127,8 @@ class Search:
         """
         size, draw = len(self.features), np.random.default_rng(self.seed)
         allowance = min(self.allowance, size)
-        audited, landmarks = (math.ceil(share * allowance) for share in (AUDIT, LANDMARKS))
+        slices = AUDIT, LANDMARKS if self.difficulty is not None else LANDMARKS_BOTH
+        audited, landmarks = (math.ceil(share * allowance) for share in slices)
         if landmarks < LEAST:
             raise ValueError(
                 f"{allowance} rows may be scored, {landmarks} of them as landmarks, and a predictor needs {LEAST}. "

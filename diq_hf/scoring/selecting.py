@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def select_audited(
         scored = scored.select(np.flatnonzero(mismatch <= max_mismatch))
     rule = QuadrantRule(thresholds.difficulty, thresholds.influence)
     subset = select_subset(scored, num_rows=budget, rule=rule).remove_columns("diq_row")
+    audit = replace(audit, num_rows=len(dataset))
     logger.info(str(audit))
     return subset, audit
 

@@ -107,7 +107,7 @@ def test_scorer_selects(tokenizer, validation, tmp_path):
     assert audit.num_scored <= 0.7 * 330
     assert audit == scorer.audit
     facts = scorer.recipe().audit
-    assert (facts.found, facts.low, facts.scored, facts.pool) == (audit.found, audit.low, audit.num_scored, 300)
+    assert (facts.found, facts.low, facts.scored, facts.pool) == (audit.found, audit.low, audit.num_scored, 330)
     scored = make().score(dataset, cache_dir=tmp_path)
     exact = {row["prompt"][0]["content"]: row for row in scored}
     for row in subset:  # exact scores, whatever the predictor thought
