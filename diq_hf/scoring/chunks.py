@@ -22,7 +22,7 @@ from ..engine.influence import Direction
 from ..engine.tensor_files import load_tensors, save_tensors
 from ..files import remove_leftovers
 from .mismatch import NULL_SIZE, MismatchNull, calibrate, null_recipe
-from .recipe import halves_recipe
+from .recipe import half_recipe
 from .reliability import HALVES, half_counts, reliability
 
 
@@ -88,7 +88,8 @@ def score_in_chunks(
     columns = {name: np.concatenate([chunk[name] for chunk in done]) for name in names}
     difference = columns.pop(HALVES, None)
     if difference is not None:
-        scorer.reliability = reliability(columns["influence"], difference, half_counts(scorer.validation))
+        first, second = zip(*half_counts(scorer.validation), strict=True)
+        scorer.reliability = reliability(columns["influence"], difference, (sum(first), sum(second)))
     return columns
 
 
@@ -148,7 +149,7 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
 
     They serve every dataset, so each is paid for once.
     """
-    recipes = [*scorer.direction_recipes(), halves_recipe(scorer)]
+    recipes = [name for recipe in scorer.direction_recipes() for name in (recipe, half_recipe(recipe))]
     paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in recipes}
     if rank == 0:
         missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]

@@ -109,9 +109,9 @@ def direction_recipes(scorer: Any) -> list[str]:
     return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in scorer.validation.values()]
 
 
-def halves_recipe(scorer: Any) -> str:
-    """Names what decides the difference of the validation rows' halves."""
-    return digest(["halves-1", direction_recipes(scorer)])
+def half_recipe(direction: str) -> str:
+    """Names what decides the difference of a group's halves, as `direction` names what decides their mean."""
+    return digest(["half-1", direction])
 
 
 def difficulty_recipe(scorer: Any, column_names: Iterable[str]) -> str | None:

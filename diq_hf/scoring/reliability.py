@@ -9,19 +9,17 @@ for the whole set, and what a whole set of 0.9 would take.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from transformers.utils import logging
 
 from ..engine.influence import Direction
-from ..rows.encoded import EncodedRow
+from ..rows.encoded import EncodedRow, rows_digest
 
 
 logger = logging.get_logger(__name__)
-
-Name = TypeVar("Name")
 
 # Fewer validation rows have no halves worth the name; fewer scored rows have no ranks to compare.
 LEAST_VALIDATION, LEAST_ROWS = 4, 10
@@ -72,64 +70,77 @@ class Reliability:
         return f"{said}; 0.9 would take about {self.rows_wanted - self.num_validation} more."
 
 
-def split_halves(groups: Mapping[Name, Sequence], seed: int = 0) -> dict[Name, tuple[list[int], list[int]]]:
-    """Positions of each group's rows in two random halves; odd ones go to the smaller half in turn.
+def split_half(size: int, key: str, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Positions of a group's rows in two random halves, by the digest of the rows: whatever other groups there are. An
+    odd row goes to either half, by chance.
 
     Example:
 
     ```python
-    >>> halves = split_halves({"a": "xxxxx", "b": "xxx"})
-    >>> [len(half) for half in (*halves["a"], *halves["b"])]
-    [3, 2, 1, 2]
+    >>> [len(half) for half in split_half(5, "5eed")], split_half(5, "5eed") == split_half(5, "5eed")
+    ([2, 3], True)
 
     ```
     """
-    draw, found, ahead = np.random.default_rng(seed), {}, 0
-    for name, rows in groups.items():
-        order = draw.permutation(len(rows)).tolist()
-        cut = (len(order) + (len(order) % 2 and 1 - 2 * ahead)) // 2
-        ahead = ahead ^ (len(order) % 2)
-        found[name] = order[:cut], order[cut:]
-    return found
+    number = int(key, 16)
+    order = np.random.default_rng([seed, number % 2**32]).permutation(size).tolist()
+    cut = (size + number // 2**32 % 2) // 2
+    return order[:cut], order[cut:]
 
 
 def half_gradients(
-    groups: Mapping[Name, Sequence[EncodedRow]], gradient: Callable[[Sequence[EncodedRow]], Direction], seed: int = 0
-) -> tuple[dict[Name, Direction], Direction | None]:
-    """Each group's mean gradient, and the first half's of all rows less the second's: each row is differentiated once.
+    rows: Sequence[EncodedRow], gradient: Callable[[Sequence[EncodedRow]], Direction], seed: int = 0
+) -> tuple[Direction, Direction]:
+    """A group's mean gradient, and that of its first half less that of its second, which is [`NO_HALVES`] of a single
+    row. Each row is differentiated once."""
+    halves = split_half(len(rows), rows_digest(rows), seed)
+    parts = [gradient([rows[i] for i in half]) for half in halves if half]
+    if len(parts) == 1:
+        return parts[0], NO_HALVES
+    first, second = parts
+    mean, difference = {}, {}
+    for name in list(first.tensors):  # a tensor at a time, so that hardly more is held than what is kept
+        of_first, of_second = first.tensors.pop(name), second.tensors.pop(name)
+        difference[name] = of_first - of_second
+        mean[name] = of_first.mul_(first.num_rows / len(rows)).add_(of_second, alpha=second.num_rows / len(rows))
+    loss = (first.loss * first.num_rows + second.loss * second.num_rows) / len(rows)
+    return Direction(mean, len(rows), loss), Direction(difference, len(rows), 0.0)
 
-    The difference is `None` where there are too few rows for halves.
+
+def joint_difference(
+    means: Sequence[Direction], differences: Sequence[Direction], counts: Sequence[tuple[int, int]]
+) -> Direction | None:
+    """The mean gradient of all groups' first halves less that of their second; `None` where rows are too few.
+
+    Args:
+        means (`Sequence[Direction]`):
+            Of each group.
+        differences (`Sequence[Direction]`):
+            As [`half_gradients`] gives them.
+        counts (`Sequence[tuple[int, int]]`):
+            Rows in each group's halves.
     """
-    means, difference, counts = {}, {}, half_counts(groups, seed)
-    for name, halves in split_halves(groups, seed).items():
-        parts = [gradient([groups[name][i] for i in half]) for half in halves if half]
-        signed = [sign / count for half, sign, count in zip(halves, (1, -1), counts, strict=True) if half]
-        means[name] = _mean(parts, signed, difference)
-    if sum(counts) < LEAST_VALIDATION or not all(counts):
-        return means, None
-    return means, Direction(difference, sum(counts), 0.0)
+    first, second = (sum(count) for count in zip(*counts, strict=True))
+    if first + second < LEAST_VALIDATION or not (first and second):
+        return None
+    if len(means) == 1:
+        return differences[0]
+    total: dict[str, torch.Tensor] = {}
+    for mean, difference, (a, b) in zip(means, differences, counts, strict=True):
+        # The halves' own means are mean + b/(a+b)·difference and mean - a/(a+b)·difference.
+        of_mean, of_difference = a / first - b / second, a * b / (a + b) * (1 / first + 1 / second)
+        for name, tensor in mean.tensors.items():
+            share = tensor * of_mean
+            if difference.tensors:
+                share.add_(difference.tensors[name].to(share.device), alpha=of_difference)
+            total[name] = total[name].add_(share.to(total[name].device)) if name in total else share
+    return Direction(total, first + second, 0.0)
 
 
-def _mean(parts: Sequence[Direction], signed: Sequence[float], difference: dict[str, torch.Tensor]) -> Direction:
-    """A group's mean of its halves, which are used up; adds each row's gradient, times a signed share, to the
-    difference. A tensor at a time, so that hardly more is held than what is kept."""
-    rows, tensors = sum(part.num_rows for part in parts), {}
-    for name in list(parts[0].tensors):
-        mean, *others = (part.tensors.pop(name) for part in parts)
-        apart = mean * (signed[0] * parts[0].num_rows)
-        mean.mul_(parts[0].num_rows / rows)
-        for other, part, share in zip(others, parts[1:], signed[1:], strict=True):
-            apart.add_(other, alpha=share * part.num_rows)
-            mean.add_(other, alpha=part.num_rows / rows)
-        tensors[name] = mean
-        difference[name] = difference[name].add_(apart) if name in difference else apart
-    return Direction(tensors, rows, sum(part.loss * part.num_rows for part in parts) / rows)
-
-
-def half_counts(groups: Mapping[Name, Sequence], seed: int = 0) -> tuple[int, int]:
-    """Rows in each half."""
-    halves = split_halves(groups, seed).values()
-    return sum(len(first) for first, _ in halves), sum(len(second) for _, second in halves)
+def half_counts(groups: Mapping[Any, Sequence[EncodedRow]]) -> list[tuple[int, int]]:
+    """Rows in each group's halves."""
+    halves = (split_half(len(rows), rows_digest(rows)) for rows in groups.values())
+    return [(len(first), len(second)) for first, second in halves]
 
 
 def reliability(influence: np.ndarray, difference: np.ndarray, counts: tuple[int, int]) -> Reliability | None:

@@ -28,11 +28,11 @@ from .recipe import (
     difficulty_recipe,
     direction_recipes,
     fingerprint,
-    halves_recipe,
+    half_recipe,
     projection_column,
     scorer_recipe,
 )
-from .reliability import NO_HALVES, Reliability, half_gradients
+from .reliability import Reliability, half_counts, half_gradients, joint_difference
 from .whole import WholeDatasets
 
 
@@ -183,6 +183,7 @@ class DIQScorer(WholeDatasets):
         self.meter = Meter()
         self._process = os.getpid()
         self._directions: dict[str, Direction] = {}
+        self._joint: tuple[list[str], Direction | None] | None = None  # of all groups' halves
         self.calibration: MismatchNull | None = None  # by `calibrate`
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
@@ -229,32 +230,42 @@ class DIQScorer(WholeDatasets):
     def validation_gradients(self) -> list[Direction]:
         """Each group's mean validation gradient at the model's present weights, computed when first needed."""
         recipes = self.direction_recipes()
-        self._fill(recipes)
+        self._fill(recipes, halves=False)
         return [self._directions[recipe] for recipe in recipes]
 
     def half_difference(self) -> Direction | None:
         """The validation gradient of one random half of the validation rows less that of the other, from the same
         pass; `None` where they are too few."""
-        recipe = halves_recipe(self)
-        self._fill([*self.direction_recipes(), recipe])
-        return self._directions[recipe] if self._directions[recipe].num_rows else None
+        recipes = self.direction_recipes()
+        self._fill(recipes, halves=True)
+        if self._joint is None or self._joint[0] != recipes:
+            means, differences = (
+                [self._directions[name(recipe)] for recipe in recipes] for name in (str, half_recipe)
+            )
+            self._joint = recipes, joint_difference(means, differences, half_counts(self.validation))
+        return self._joint[1]
 
     def direction(self, recipe: str) -> Direction:
         """A direction that is known, by what it was made by."""
         return self._directions[recipe]
 
-    def _fill(self, wanted: Sequence[str]) -> None:
-        recipes, halves = self.direction_recipes(), halves_recipe(self)
-        current = {*recipes, halves}
+    def _fill(self, recipes: Sequence[str], halves: bool) -> None:
+        """Computes what is missing, a group at a time: one that is known is not paid for again."""
+        current = {*recipes, *map(half_recipe, recipes)}
         self._directions = {recipe: found for recipe, found in self._directions.items() if recipe in current}
-        if all(recipe in self._directions for recipe in wanted):
+        groups = dict(zip(recipes, self.validation.values(), strict=True))
+        missing = {
+            recipe: rows
+            for recipe, rows in groups.items()
+            if recipe not in self._directions or (halves and half_recipe(recipe) not in self._directions)
+        }
+        if not missing:
             return
-        rows_of_all = [row for rows in self.validation.values() for row in rows]
+        rows_of_all = [row for rows in missing.values() for row in rows]
         with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
             gradient = lambda rows: self.engine.validation_gradient(rows, bar.update)  # noqa: E731
-            means, difference = half_gradients(self.validation, gradient)
-        self._directions |= dict(zip(recipes, means.values(), strict=True))
-        self._directions[halves] = difference or NO_HALVES
+            for recipe, rows in missing.items():
+                self._directions[recipe], self._directions[half_recipe(recipe)] = half_gradients(rows, gradient)
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
