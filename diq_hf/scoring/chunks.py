@@ -21,7 +21,7 @@ from ..digest import digest
 from ..engine.influence import Direction
 from ..files import load_tensors, save_tensors
 from .mismatch import NULL_SIZE, MismatchNull, calibrate, null_recipe
-from .recipe import halves_recipe
+from .recipe import halves_recipes
 from .reliability import HALVES, half_counts, reliability
 
 
@@ -87,7 +87,9 @@ def score_in_chunks(
     columns = {name: np.concatenate([chunk[name] for chunk in done]) for name in names}
     difference = columns.pop(HALVES, None)
     if difference is not None:
-        scorer.reliability = reliability(columns["influence"], difference, half_counts(scorer.validation))
+        scorer.reliability = reliability(
+            columns["influence"], difference, half_counts([*map(len, scorer.validation.values())])
+        )
     return columns
 
 
@@ -147,11 +149,11 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
 
     They serve every dataset, so each is paid for once.
     """
-    recipes = [*scorer.direction_recipes(), halves_recipe(scorer)]
+    recipes = [*scorer.direction_recipes(), *halves_recipes(scorer)]
     paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in recipes}
     if rank == 0:
         missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]
-        scorer.half_difference()
+        scorer.validation_gradients()
         for recipe in missing:
             scorer.direction(recipe).save(paths[recipe], recipe)
     wait()

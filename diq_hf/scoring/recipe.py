@@ -99,9 +99,9 @@ def direction_recipes(scorer: Any) -> list[str]:
     return [digest([ALGORITHM, rows_digest(rows), modules, weights]) for rows in scorer.validation.values()]
 
 
-def halves_recipe(scorer: Any) -> str:
-    """Names what decides the difference of the validation rows' halves."""
-    return digest(["halves-1", direction_recipes(scorer)])
+def halves_recipes(scorer: Any) -> list[str]:
+    """Likewise for the difference of each group's halves."""
+    return [digest(["halves-1", recipe]) for recipe in direction_recipes(scorer)]
 
 
 def difficulty_recipe(scorer: Any, column_names: Iterable[str]) -> str | None:

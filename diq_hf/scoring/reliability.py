@@ -7,9 +7,9 @@ for the whole set, and what a whole set of 0.9 would take.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -19,8 +19,6 @@ from ..rows.encoded import EncodedRow
 
 
 logger = logging.get_logger(__name__)
-
-Name = TypeVar("Name")
 
 # Fewer validation rows have no halves worth the name; fewer scored rows have no ranks to compare.
 LEAST_VALIDATION, LEAST_ROWS = 4, 10
@@ -71,53 +69,55 @@ class Reliability:
         return f"{said}; 0.9 would take about {self.rows_wanted - self.num_validation} more."
 
 
-def split_halves(groups: Mapping[Name, Sequence], seed: int = 0) -> dict[Name, tuple[list[int], list[int]]]:
-    """Positions of each group's rows in two random halves; odd ones go to the smaller half in turn.
+def split_half(size: int, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Positions of a group's rows in two random halves.
 
     Example:
 
     ```python
-    >>> halves = split_halves({"a": "xxxxx", "b": "xxx"})
-    >>> [len(half) for half in (*halves["a"], *halves["b"])]
-    [3, 2, 1, 2]
+    >>> [len(half) for half in split_half(5)]
+    [3, 2]
 
     ```
     """
-    draw, found, ahead = np.random.default_rng(seed), {}, 0
-    for name, rows in groups.items():
-        order = draw.permutation(len(rows)).tolist()
-        cut = (len(order) + (len(order) % 2 and 1 - 2 * ahead)) // 2
-        ahead = ahead ^ (len(order) % 2)
-        found[name] = order[:cut], order[cut:]
-    return found
+    order = np.random.default_rng([seed, size]).permutation(size).tolist()
+    return order[: (size + 1) // 2], order[(size + 1) // 2 :]
 
 
 def half_gradients(
-    groups: Mapping[Name, Sequence[EncodedRow]], gradient: Callable[[Sequence[EncodedRow]], Direction], seed: int = 0
-) -> tuple[dict[Name, Direction], Direction | None]:
-    """Each group's mean gradient, and the first half's of all rows less the second's: each row is differentiated once.
+    rows: Sequence[EncodedRow], gradient: Callable[[Sequence[EncodedRow]], Direction]
+) -> tuple[Direction, Direction]:
+    """A group's mean gradient, and its first half's less its second's: each row is differentiated once."""
+    first, second = ([rows[i] for i in half] for half in split_half(len(rows)))
+    halves = [gradient(half) for half in (first, second) if half]
+    if len(halves) == 1:
+        return halves[0], NO_HALVES
+    difference = {name: tensor - halves[1].tensors[name] for name, tensor in halves[0].tensors.items()}
+    return _mean(halves), Direction(difference, len(rows), 0.0)
 
-    The difference is `None` where there are too few rows for halves.
-    """
-    means, totals, counts = {}, [{}, {}], half_counts(groups, seed)
-    for name, halves in split_halves(groups, seed).items():
-        parts = [gradient([groups[name][i] for i in half]) if half else None for half in halves]
-        found = [part for part in parts if part is not None]
-        means[name] = _mean(found)
-        for total, part, count in zip(totals, parts, counts, strict=True):
-            for parameter, tensor in part.tensors.items() if part is not None else ():
-                share = tensor * (part.num_rows / count)
-                total[parameter] = total[parameter] + share if parameter in total else share
+
+def whole_difference(means: Sequence[Direction], differences: Sequence[Direction]) -> Direction | None:
+    """The first halves' gradient less the second halves', over all groups; `None` where there are too few rows."""
+    counts = half_counts([mean.num_rows for mean in means])
     if sum(counts) < LEAST_VALIDATION or not all(counts):
-        return means, None
-    difference = {parameter: tensor - totals[1][parameter] for parameter, tensor in totals[0].items()}
-    return means, Direction(difference, sum(counts), 0.0)
+        return None
+    total: dict[str, Any] = {}
+    for mean, difference in zip(means, differences, strict=True):
+        first, second = half_counts([mean.num_rows])
+        # Of a group whose halves are M + second/n·D and M - first/n·D.
+        of_mean = first / counts[0] - second / counts[1]
+        of_difference = first * second / mean.num_rows * (1 / counts[0] + 1 / counts[1])
+        for name, tensor in mean.tensors.items():
+            part = tensor * of_mean
+            if name in difference.tensors:
+                part = part + difference.tensors[name] * of_difference
+            total[name] = total[name] + part if name in total else part
+    return Direction(total, sum(counts), 0.0)
 
 
-def half_counts(groups: Mapping[Name, Sequence], seed: int = 0) -> tuple[int, int]:
-    """Rows in each half."""
-    halves = split_halves(groups, seed).values()
-    return sum(len(first) for first, _ in halves), sum(len(second) for _, second in halves)
+def half_counts(sizes: Sequence[int]) -> tuple[int, int]:
+    """Rows in each half of groups of so many rows."""
+    return sum((size + 1) // 2 for size in sizes), sum(size // 2 for size in sizes)
 
 
 def reliability(influence: np.ndarray, difference: np.ndarray, counts: tuple[int, int]) -> Reliability | None:

@@ -28,11 +28,11 @@ from .recipe import (
     difficulty_recipe,
     direction_recipes,
     fingerprint,
-    halves_recipe,
+    halves_recipes,
     projection_column,
     scorer_recipe,
 )
-from .reliability import NO_HALVES, Reliability, half_gradients, report
+from .reliability import Reliability, half_gradients, report, whole_difference
 
 
 EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
@@ -178,6 +178,7 @@ class DIQScorer:
         self.meter = Meter()
         self._process = os.getpid()
         self._directions: dict[str, Direction] = {}
+        self._difference: tuple[list[str], Direction | None] | None = None
         self.calibration: MismatchNull | None = None  # by `calibrate`
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
@@ -221,33 +222,33 @@ class DIQScorer:
 
     def validation_gradients(self) -> list[Direction]:
         """Each group's mean validation gradient at the model's present weights, computed when first needed."""
-        recipes = self.direction_recipes()
-        self._fill(recipes)
-        return [self._directions[recipe] for recipe in recipes]
+        self._fill()
+        return [self._directions[recipe] for recipe in self.direction_recipes()]
 
     def half_difference(self) -> Direction | None:
         """The validation gradient of one random half of the validation rows less that of the other, from the same
         pass; `None` where they are too few."""
-        recipe = halves_recipe(self)
-        self._fill([*self.direction_recipes(), recipe])
-        return self._directions[recipe] if self._directions[recipe].num_rows else None
+        means, recipes = self.validation_gradients(), halves_recipes(self)
+        if self._difference is None or self._difference[0] != recipes:
+            self._difference = recipes, whole_difference(means, [self._directions[recipe] for recipe in recipes])
+        return self._difference[1]
 
     def direction(self, recipe: str) -> Direction:
         """A direction that is known, by what it was made by."""
         return self._directions[recipe]
 
-    def _fill(self, wanted: Sequence[str]) -> None:
-        recipes, halves = self.direction_recipes(), halves_recipe(self)
-        current = {*recipes, halves}
+    def _fill(self) -> None:
+        pairs = list(zip(self.direction_recipes(), halves_recipes(self), self.validation.values(), strict=True))
+        current = {recipe for *recipes, _ in pairs for recipe in recipes}
         self._directions = {recipe: found for recipe, found in self._directions.items() if recipe in current}
-        if all(recipe in self._directions for recipe in wanted):
+        missing = {pair[:2]: pair[2] for pair in pairs if not self._directions.keys() >= set(pair[:2])}
+        if not missing:
             return
-        rows_of_all = [row for rows in self.validation.values() for row in rows]
+        rows_of_all = [row for rows in missing.values() for row in rows]
         with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
             gradient = lambda rows: self.engine.validation_gradient(rows, bar.update)  # noqa: E731
-            means, difference = half_gradients(self.validation, gradient)
-        self._directions |= dict(zip(recipes, means.values(), strict=True))
-        self._directions[halves] = difference or NO_HALVES
+            for recipes, rows in missing.items():
+                self._directions |= dict(zip(recipes, half_gradients(rows, gradient), strict=True))
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""

@@ -60,12 +60,12 @@ def test_an_adapter_without_a_name():
 
 
 def test_unknown_keys_are_kept_but_not_in_a_selection(published):
-    published["mismatch"] = {"slope": [1, {"deep": None}]}
+    published["calibration"] = {"slope": [1, {"deep": None}]}
     published["model"]["quantization"] = "nf4"
     recipe = Recipe.from_json(published)
-    assert recipe.more == {"mismatch": {"slope": [1, {"deep": None}]}}
+    assert recipe.more == {"calibration": {"slope": [1, {"deep": None}]}}
     assert recipe.model.more == {"quantization": "nf4"}
-    assert recipe.to_json()["mismatch"] == published["mismatch"]
+    assert recipe.to_json()["calibration"] == published["mismatch"]
     assert recipe.to_json()["model"]["quantization"] == "nf4"
     published["selection"]["raito"] = 0.1
     with pytest.raises(ValueError, match=r"recipe\['selection'\] has \['raito'\], which this version does not know"):

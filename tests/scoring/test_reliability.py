@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from diq_hf import DIQScorer
 from diq_hf.engine.influence import InfluenceEngine
 from diq_hf.rows.formats import RowEncoder
-from diq_hf.scoring.reliability import Reliability, _ranks, reliability, report, split_halves
+from diq_hf.scoring.reliability import Reliability, _ranks, half_counts, reliability, report, split_half
 
 
 POOL = [chat(f"{SENTENCES[i % 4][: 9 + i % 23]} {i}", SENTENCES[(3 * i + 1) % 4][i % 7 : 20 + i]) for i in range(16)]
@@ -38,10 +38,9 @@ def test_against_each_halfs_own_gradient(validation, tokenizer, tmp_path, monkey
 
     encode, model = RowEncoder(tokenizer), make_model()
     rows = [encode(row) for row in POOL]
-    halves = split_halves(groups)
     influences = []
     for half in range(2):
-        chosen = [groups[name][i] for name in groups for i in halves[name][half]]
+        chosen = [groups[name][i] for name in groups for i in split_half(len(groups[name]))[half]]
         influences.append(oracle(model, attention_weights(model), rows, [encode(row) for row in chosen])[0])
     every = [encode(row) for group in groups.values() for row in group]
     assert np.allclose(scored["influence"][:], oracle(model, attention_weights(model), rows, every)[0], rtol=1e-3)
@@ -57,15 +56,13 @@ def test_against_each_halfs_own_gradient(validation, tokenizer, tmp_path, monkey
     assert again.reliability == scorer.reliability
 
 
-def test_halves_are_stratified_and_even():
-    groups = {name: range(size) for name, size in zip("abcdef", (20, 5, 5, 1, 7, 1), strict=True)}
-    halves = split_halves(groups)
-    assert halves == split_halves(groups)
-    assert halves != split_halves(groups, seed=1)
-    for name, (first, second) in halves.items():
-        assert sorted([*first, *second]) == list(groups[name])
-        assert abs(len(first) - len(second)) <= 1
-    assert abs(sum(len(first) - len(second) for first, second in halves.values())) <= 1
+def test_halves():
+    assert split_half(20) == split_half(20) != split_half(20, seed=1)
+    for size in (1, 2, 7, 20):
+        first, second = split_half(size)
+        assert sorted([*first, *second]) == list(range(size))
+        assert (len(first), len(second)) == half_counts([size])
+    assert half_counts([20, 5, 5, 1]) == (17, 14)
 
 
 def test_spearman_brown():
