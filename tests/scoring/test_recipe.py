@@ -65,7 +65,7 @@ def test_unknown_keys_are_kept_but_not_in_a_selection(published):
     recipe = Recipe.from_json(published)
     assert recipe.more == {"calibration": {"slope": [1, {"deep": None}]}}
     assert recipe.model.more == {"quantization": "nf4"}
-    assert recipe.to_json()["calibration"] == published["mismatch"]
+    assert recipe.to_json()["calibration"] == published["calibration"]
     assert recipe.to_json()["model"]["quantization"] == "nf4"
     published["selection"]["raito"] = 0.1
     with pytest.raises(ValueError, match=r"recipe\['selection'\] has \['raito'\], which this version does not know"):
