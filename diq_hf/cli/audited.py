@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -32,11 +33,11 @@ def select_unscored(
     from ..recipe import SelectionFacts, Source
     from ..scoring.scorer import DIQScorer
     from ..selection.proof import count_quadrants
+    from ..selection.settings import MAX_MISMATCH, MAX_SIMILARITY
 
     rows, validation_rows = load_rows(pool), load_rows(validation)
     # As in `diq score`, the test is on by default where its losses are needed anyway.
     tested = max_mismatch is not None and (max_mismatch != "auto" or difficulty == "ifd")
-    bound = {} if max_mismatch in (None, "auto") else {"max_mismatch": max_mismatch}
     scorer = DIQScorer(
         model,
         validation_rows,
@@ -45,17 +46,38 @@ def select_unscored(
         extra_columns=("loss", "num_tokens", "num_trained", *(("mismatch",) if tested else ())),
         model_init_kwargs={} if dtype is None else {"dtype": dtype},
     )
-    subset, audit = scorer.select(
-        rows, ratio, num_rows, max_scored=max_scored, seed=seed, cache_dir=cache_dir, **bound
-    )
+    if max_mismatch == "auto":
+        leave_mismatch_out(scorer, rows)
+    settings = {"max_scored": max_scored, "max_mismatch": max_mismatch, "seed": seed}
+    subset, audit = scorer.select(rows, ratio, num_rows, cache_dir=cache_dir, **settings)
+    bound = MAX_MISMATCH if max_mismatch == "auto" else max_mismatch
     if is_first_process():
         recipe = replace(
             scorer.recipe(),
             pool=Source(**public_name(pool), split=split_of(rows), rows=len(rows)),
             validation_source=Source(**public_name(validation), split=split_of(validation_rows)),
             commands=(command_line(context),),
-            selection=SelectionFacts(ratio=ratio, num_rows=num_rows, seed=seed, subset=count_quadrants(subset)),
+            selection=SelectionFacts(
+                ratio=ratio,
+                num_rows=num_rows,
+                seed=seed,
+                max_mismatch=bound if scorer.tests_mismatch else None,
+                max_similarity=MAX_SIMILARITY,
+                subset=count_quadrants(subset),
+            ),
         )
         save_dataset(subset, output, overwrite, recipe)
         typer.echo(f"{len(subset)} of {len(rows)} rows in {output}")
         typer.echo(str(audit))
+
+
+def leave_mismatch_out(scorer: Any, rows: Any) -> None:
+    """Of columns that were not asked for: rows that give too few pairs to calibrate `mismatch` are scored without."""
+    from ..scoring.mismatch import can_calibrate
+
+    if scorer.tests_mismatch and not can_calibrate(scorer, rows):
+        scorer.extra_columns = tuple(name for name in scorer.extra_columns if name != "mismatch")
+        if is_first_process():
+            typer.secho(
+                "Without `mismatch`: there are too few answers with other prompts to hold rows against.", err=True
+            )

@@ -7,13 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .audited import leave_mismatch_out
 from .inputs import load_rows, split_of
 from .options import DatasetRevision, Name, Overwrite, OverwriteColumns, Split, TextField, command_line, or_none
 from .outputs import check_folder, is_first_process, save_dataset
-
-
-# Fewer rows hardly give as many pairs as `mismatch` is calibrated on.
-LEAST_ROWS = 64
 
 
 def score(
@@ -50,7 +47,7 @@ def score(
     ] = None,
     mismatch: Annotated[
         bool | None,
-        typer.Option(help="Also test whether answers belong to their prompts; by default with IFD, from 64 rows on."),
+        typer.Option(help="Also test whether answers belong to their prompts; by default with IFD."),
     ] = None,
     group_column: Annotated[
         str | None, typer.Option(help="Column that groups the validation rows: an influence for each.")
@@ -83,13 +80,13 @@ def score(
     from ..difficulty.sources import ClassifierDifficulty, difficulty_source
     from ..names import public_name
     from ..recipe import Source
+    from ..scoring.reliability import LOW
     from ..scoring.scorer import DIQScorer
 
     rows = load_rows(dataset, split, name, dataset_revision)
     validation_rows = load_rows(validation, validation_split, validation_name, validation_revision)
     source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
-    mismatch = difficulty == "ifd" and len(rows) >= LEAST_ROWS if mismatch is None else mismatch
-    tested = ("mismatch",) if mismatch else ()
+    tested = ("mismatch",) if (difficulty == "ifd" if mismatch is None else mismatch) else ()
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     scorer = DIQScorer(
         model,
@@ -110,6 +107,8 @@ def score(
         overwrite=overwrite_columns,
         model_init_kwargs={key: value for key, value in given.items() if value is not None},
     )
+    if mismatch is None:
+        leave_mismatch_out(scorer, rows)
     scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
     if is_first_process():
         recipe = replace(
@@ -127,7 +126,7 @@ def score(
         )
         save_dataset(scored, output, overwrite, recipe)
         typer.echo(f"{len(scored)} scored rows in {output}")
-        if scorer.reliability is not None:
+        if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning
             typer.echo(str(scorer.reliability))
 
 

@@ -75,6 +75,7 @@ def select(
             "max_similarity": max_similarity != "auto",
             "balance": bool(balance or quota),
             "turns": bool(turns),
+            "text_column": bool(text_column),
         }
         if given := [name for name, is_given in others.items() if is_given]:
             raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
@@ -98,8 +99,16 @@ def select(
             cache_dir,
         )
         return
-    if validation is not None:
-        raise ValueError("`validation=` goes with `model=`, for a pool that is not scored.")
+    of_model = {
+        "validation": validation is not None,
+        "difficulty": difficulty != "ifd",
+        "max_scored": max_scored != 0.45,
+        "max_length": max_length != 1024,
+        "dtype": dtype is not None,
+        "cache_dir": cache_dir is not None,
+    }
+    if given := [name for name, is_given in of_model.items() if is_given]:
+        raise ValueError(f"`{given[0]}=` goes with `model=`, for a pool that is not scored.")
     if quota and balance is None:
         raise ValueError("--quota needs the column of its values: --balance source --quota medquad=0.3.")
     from ..recipe import Recipe

@@ -132,7 +132,8 @@ class Search:
         if landmarks < LEAST:
             raise ValueError(
                 f"{allowance} rows may be scored, {landmarks} of them as landmarks, and a predictor needs {LEAST}. "
-                "Raise `max_scored`, or score every row: `select_subset(diq_score.score(ds), ...)`."
+                "Raise `max_scored`, or, for a pool this small, score every row: "
+                "`select_subset(diq_score.score(ds), ...)`."
             )
         possible = np.ones(size, bool)
         if self.difficulty is not None:
@@ -147,6 +148,8 @@ class Search:
         left = allowance - landmarks - audited
         for number in range(ROUNDS):
             thresholds = self._thresholds(known, landmark_rows, predicted, possible)
+            if not number:
+                self._check_budget(known, thresholds, landmark_rows[: landmarks - beside], possible.sum())
             unscored = np.flatnonzero(possible & np.isnan(known["influence"]))
             step = min(len(unscored), left // (ROUNDS - number))
             if step < 1:
@@ -162,6 +165,8 @@ class Search:
         self._take(sample, known, size)
         thresholds = self._thresholds(known, landmark_rows, predicted, possible, unscored, sample)
         rows = np.flatnonzero(np.isfinite(known["influence"]))
+        if (fits := self.fits(known, rows, thresholds)).sum() < self.budget:
+            raise ValueError(self._beyond(fits.sum()))
         audit = self._audit(known, thresholds, len(unscored), sample, len(rows))
         return rows, {name: values[rows] for name, values in known.items()}, thresholds, audit
 
@@ -178,6 +183,24 @@ class Search:
         """Whether scored rows may be chosen."""
         fits = known["difficulty"][rows] >= thresholds.difficulty
         return fits if self.max_mismatch is None else fits & (known["mismatch"][rows] <= self.max_mismatch)
+
+    def _check_budget(
+        self, known: Mapping[str, np.ndarray], thresholds: Thresholds, rows: np.ndarray, possible: int
+    ) -> None:
+        """Refuses a budget that lower quadrants would have to fill, whose rows are not looked for."""
+        from scipy.stats import beta
+
+        first = self.fits(known, rows, thresholds) & (known["influence"][rows] >= thresholds.influence)
+        # As many as the landmarks allow for at most, by the exact interval of a share.
+        most = beta.ppf(0.975, first.sum() + 1, len(rows) - first.sum()) if not first.all() else 1.0
+        if most * possible < self.budget:
+            raise ValueError(self._beyond(int(most * possible)))
+
+    def _beyond(self, most: int) -> str:
+        return (
+            f"{self.budget} rows are asked for, and at most about {most} of {len(self.features)} are both difficult "
+            "and influential. Lower the budget, or score every row: `select_subset(diq_score.score(ds), ...)`."
+        )
 
     def _cut(self, known: Mapping[str, np.ndarray], thresholds: Thresholds) -> float:
         """The worth of the last row that is chosen of those scored."""

@@ -192,6 +192,21 @@ def sources_of(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
 
 def calibrate(scorer: Any, dataset: Sequence[Mapping[str, Any]], size: int, seed: int) -> MismatchNull:
     """A scorer's null from a dataset: see [`~diq_hf.DIQScorer.calibrate`]."""
+    answers, kept = _some_answers(scorer, dataset, size, seed)
+    return draw_null(answers, sources_of(kept, scorer.source_column), scorer.encoder, scorer.engine.losses, size, seed)
+
+
+def can_calibrate(scorer: Any, dataset: Sequence[Mapping[str, Any]], seed: int = 0) -> bool:
+    """Whether a dataset gives pairs enough for a null; no pass of the model is made."""
+    answers, kept = _some_answers(scorer, dataset, NULL_SIZE, seed)
+    sources = sources_of(kept, scorer.source_column)
+    return len(foreign_pairs(answers, sources, NULL_LEAST, seed, scorer.encoder.max_length)) >= NULL_LEAST
+
+
+def _some_answers(
+    scorer: Any, dataset: Sequence[Mapping[str, Any]], size: int, seed: int
+) -> tuple[list[EncodedRow], list[Mapping[str, Any]]]:
+    """Rows at random, as many as so large a null may take, with those that have no answer left out."""
     positions = np.sort(np.random.default_rng(seed).permutation(len(dataset))[: CANDIDATES * size])
     rows = [dataset[int(i)] for i in positions]
     answers, kept = [], []
@@ -201,7 +216,7 @@ def calibrate(scorer: Any, dataset: Sequence[Mapping[str, Any]], size: int, seed
                 scorer.encoder.encode_answer({name: row[name] for name in scorer.encoder.columns if name in row})
             )
             kept.append(row)
-    return draw_null(answers, sources_of(kept, scorer.source_column), scorer.encoder, scorer.engine.losses, size, seed)
+    return answers, kept
 
 
 def null_recipe(scorer: Any, dataset: str, size: int = NULL_SIZE, seed: int = 0) -> str:

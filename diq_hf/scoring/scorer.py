@@ -198,6 +198,11 @@ class DIQScorer(WholeDatasets):
         return (*names, projection_column(self)) if self.projection else tuple(names)
 
     @property
+    def tests_mismatch(self) -> bool:
+        """Whether `mismatch` is one of the columns."""
+        return "mismatch" in self.extra_columns
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Names of the validation groups, if there are several."""
         return tuple(name for name in self.validation if name is not None)

@@ -16,6 +16,7 @@ from ..rows.encoded import RowError
 from ..selection.budgets import row_budget
 from ..selection.quadrants import QuadrantRule
 from ..selection.select import select_subset
+from ..selection.settings import MAX_MISMATCH
 from .examples import as_rows, read_columns
 from .features import Features, text_features
 from .landmarks import Audit, Search
@@ -30,7 +31,7 @@ def select_audited(
     ratio: float | None,
     num_rows: int | None,
     max_scored: float,
-    max_mismatch: float,
+    max_mismatch: float | str | None,
     seed: int,
     chunk_size: int,
     cache_dir: str | Path | None,
@@ -40,6 +41,19 @@ def select_audited(
     budget = row_budget(len(dataset), ratio, num_rows)
     if scorer.difficulty is None:
         raise ValueError("`select` goes by difficulty and influence, and the scorer has `difficulty=None`. Name one.")
+    allowance = math.floor(max_scored * len(dataset))
+    if budget > allowance:
+        raise ValueError(
+            f"{budget} rows are asked for, and {allowance} may be scored. Raise `max_scored`, or lower the budget."
+        )
+    if max_mismatch == "auto":
+        max_mismatch = MAX_MISMATCH if scorer.tests_mismatch else None
+    if max_mismatch is not None and not scorer.tests_mismatch:
+        raise ValueError("`max_mismatch` needs the column 'mismatch': `extra_columns=['mismatch']`. Or leave it out.")
+    if max_mismatch is not None and not (isinstance(max_mismatch, int | float) and 0 < max_mismatch <= 1):
+        raise ValueError(f"`max_mismatch` is a share between 0 and 1, 'auto' or None, got {max_mismatch!r}.")
+    if "diq_row" in dataset.column_names:
+        raise ValueError("The dataset has a column 'diq_row' of its own. Rename or remove it.")
     names = [*scorer.encoder.columns, *scorer.difficulty.columns]
     rows = as_rows(read_columns(dataset[:], names))
     pool, features, num_tokens = _distinct(scorer, rows)
@@ -50,7 +64,7 @@ def select_audited(
     parts: list[Dataset] = []
 
     def score(positions: np.ndarray) -> dict[str, np.ndarray]:
-        part = scorer.score(dataset.select(pool[positions]), chunk_size, cache_dir, accelerator)
+        part = scorer.score_part(dataset.select(pool[positions]), chunk_size, cache_dir, accelerator)
         parts.append(part.add_column("diq_row", pool[positions]))
         wanted = ["influence", "difficulty", "mismatch"]
         return {name: np.array(part[name][:], dtype=float) for name in wanted if name in scorer.columns}
@@ -59,9 +73,9 @@ def select_audited(
         features,
         score,
         budget,
-        math.floor(max_scored * len(dataset)),
+        allowance,
         difficulty,
-        max_mismatch=max_mismatch if "mismatch" in scorer.columns else None,
+        max_mismatch=max_mismatch,
         seed=seed,
     )
     given = scorer.calibration
@@ -78,6 +92,7 @@ def select_audited(
         scored = scored.select(np.flatnonzero(mismatch <= max_mismatch))
     rule = QuadrantRule(thresholds.difficulty, thresholds.influence)
     subset = select_subset(scored, num_rows=budget, rule=rule).remove_columns("diq_row")
+    scorer.reliability = None  # of one part, and no word on the whole
     audit = replace(audit, num_rows=len(dataset))
     logger.info(str(audit))
     return subset, audit
@@ -100,6 +115,8 @@ def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, Features, 
             continue
         kept.append(i)
         counts.append((len(encoded), encoded.num_trained))
+    if not kept:
+        raise ValueError("No row of the dataset can be scored.")
     prompts, answers = zip(*texts, strict=True)
     tokens, trained = np.array(counts, dtype=float).T
     return np.array(kept), text_features(prompts, answers, tokens, trained), tokens

@@ -84,18 +84,22 @@ class WholeDatasets:
                 f"A {type(dataset).__name__} has no chunks. Use `dataset.map(scorer, batched=True)`, or make it a "
                 "`Dataset` first."
             )
+        scored = self.score_part(dataset.with_format(None), chunk_size, cache_dir, accelerator)
+        self.audit = None
+        report(self.reliability)
+        return scored
+
+    def score_part(self, dataset: Dataset, chunk_size: int, cache_dir: str | Path | None, accelerator: Any) -> Dataset:
+        """As [`~DIQScorer.score`], of rows that are not the whole."""
         from .chunks import score_in_chunks
 
-        dataset = dataset.with_format(None)
         self.weights_digest(again=True)
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
         read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
-        self.audit = None
         columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
         count_unscored(columns["influence"])
-        report(self.reliability)
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
             dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
@@ -107,7 +111,7 @@ class WholeDatasets:
         ratio: float | None = None,
         num_rows: int | None = None,
         max_scored: float = 0.45,
-        max_mismatch: float = 0.2,
+        max_mismatch: float | str | None = "auto",
         seed: int = 0,
         chunk_size: int = 512,
         cache_dir: str | Path | None = None,
@@ -128,8 +132,8 @@ class WholeDatasets:
                 Number of rows, instead of `ratio`.
             max_scored (`float`, *optional*, defaults to `0.45`):
                 Share of the pool that may be scored. Where the dataset has a difficulty, 0.2 will do for 5 %.
-            max_mismatch (`float`, *optional*, defaults to `0.2`):
-                With `extra_columns=["mismatch"]`, rows above it are passed over.
+            max_mismatch (`float`, *optional*, defaults to `"auto"`):
+                See [`select_subset`]: 0.2 with `extra_columns=["mismatch"]`.
             seed (`int`, *optional*, defaults to `0`):
                 Of everything that is drawn.
             chunk_size (`int`, *optional*, defaults to `512`):
@@ -144,7 +148,8 @@ class WholeDatasets:
 
         Raises:
             `ImportError`: scikit-learn is not there.
-            `ValueError`: There is no difficulty, or so few rows may be scored that nothing can be learned from them.
+            `ValueError`: There is no difficulty, the budget is beyond the rows that are both difficult and
+                influential, or so few rows may be scored that nothing can be learned from them.
 
         Example:
 

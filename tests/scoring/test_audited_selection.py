@@ -80,7 +80,7 @@ def test_same_seed_same_rows(pool):
 
 
 def test_too_few_to_learn_from(pool):
-    with pytest.raises(ValueError, match=r"Raise `max_scored`, or score every row"):
+    with pytest.raises(ValueError, match=r"Raise `max_scored`, or, for a pool this small, score every row"):
         search(pool, 0, known=True, allowance=100)
 
 
