@@ -197,10 +197,11 @@ def calibrate(scorer: Any, dataset: Sequence[Mapping[str, Any]], size: int, seed
 
 
 def can_calibrate(scorer: Any, dataset: Sequence[Mapping[str, Any]], seed: int = 0) -> bool:
-    """Whether a dataset gives pairs enough for a null; no pass of the model is made."""
+    """Whether a dataset has different answers enough for a null; no pass of the model is made."""
     answers, kept = _some_answers(scorer, dataset, NULL_SIZE, seed)
     sources = sources_of(kept, scorer.source_column)
-    return len(foreign_pairs(answers, sources, NULL_LEAST, seed, scorer.encoder.max_length)) >= NULL_LEAST
+    pairs = foreign_pairs(answers, sources, NULL_LEAST, seed, scorer.encoder.max_length)
+    return len({answer for answer, _ in pairs}) >= NULL_LEAST
 
 
 def _some_answers(

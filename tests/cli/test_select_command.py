@@ -52,7 +52,7 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
     assert refused.exit_code == 1 and "`--per` needs the scores of the whole pool" in refused.output
 
 
-@pytest.mark.parametrize("rows", [5, 64])
+@pytest.mark.parametrize("rows", [20, 64])
 def test_mismatch_is_scored_by_default(rows, tmp_path, model_folder, validation):
     """With IFD, whose losses hold it, on pools that are large enough for a null."""
     pool = [chat(f"Row {i} asks what?", f"{SENTENCES[i % 4]} {i}") for i in range(rows)]
