@@ -12,6 +12,12 @@ Split = Annotated[str | None, typer.Option(help="Split, or a slice of one such a
 Name = Annotated[str | None, typer.Option(help="Configuration of a dataset that has several.")]
 DatasetRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a dataset on the Hub.")]
 TextField = Annotated[str, typer.Option(help="Column of plain text rows.")]
+MaxMismatch = Annotated[
+    str, typer.Option(help="Pass over rows with a larger mismatch: a share, none, or auto (0.2 where it is known).")
+]
+MaxSimilarity = Annotated[
+    str, typer.Option(help="Pass over rows this similar to one taken: a share, none, or auto (0.7).")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left at --output.")]
 OverwriteColumns = Annotated[bool, typer.Option("--overwrite-columns", help="Replace columns of the same name.")]
 HubToken = Annotated[
@@ -32,6 +38,16 @@ def or_none(kind: Callable[[str], Any]) -> Any:
 def takes_none(option: Any) -> bool:
     """Whether an option was made with [`or_none`]."""
     return (option.metavar or "").endswith("|none")
+
+
+def share_of(option: str, text: str) -> float | str | None:
+    """What `auto`, `none` or a number stands for."""
+    if text.lower() in ("auto", "none"):
+        return "auto" if text.lower() == "auto" else None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; it is a share between 0 and 1, auto or none.") from None
 
 
 def token_of(variable: str | None) -> str | None:

@@ -8,7 +8,7 @@ import typer
 
 from .audited import select_unscored
 from .inputs import load_rows
-from .options import Overwrite, command_line, or_none
+from .options import MaxMismatch, MaxSimilarity, Overwrite, command_line, or_none, share_of
 from .outputs import check_folder, load_recipe, save_dataset
 
 
@@ -29,13 +29,8 @@ def select(
         str,
         typer.Option(help="What an influence counts for: paper, token (batches of equal tokens) or row (equal rows)."),
     ] = "paper",
-    max_mismatch: Annotated[
-        str,
-        typer.Option(help="Pass over rows with a larger mismatch: a share, none, or auto (0.2 where it is known)."),
-    ] = "auto",
-    max_similarity: Annotated[
-        str, typer.Option(help="Pass over rows this similar to one taken: a share, none, or auto (0.7).")
-    ] = "auto",
+    max_mismatch: MaxMismatch = "auto",
+    max_similarity: MaxSimilarity = "auto",
     text_column: Annotated[
         list[str] | None, typer.Option(help="Column of a row's text, the answer last (repeatable); by its format.")
     ] = None,
@@ -88,7 +83,7 @@ def select(
             overwrite,
             ratio,
             num_rows,
-            _share("--max-mismatch", max_mismatch),
+            share_of("--max-mismatch", max_mismatch),
             seed,
             model,
             validation,
@@ -127,8 +122,8 @@ def select(
         seed=seed,
         difficulty_percentile=difficulty_percentile,
         max_difficulty_percentile=max_difficulty_percentile,
-        max_mismatch=_share("--max-mismatch", max_mismatch),
-        max_similarity=_share("--max-similarity", max_similarity),
+        max_mismatch=share_of("--max-mismatch", max_mismatch),
+        max_similarity=share_of("--max-similarity", max_similarity),
         text_columns=text_column or None,
         balance={balance: dict(map(_quota, quota))} if quota else balance,
         turns=turns or None,
@@ -143,16 +138,6 @@ def select(
         f"{count} {reason}" for reason, count in selection.reasons.items() if reason not in REASONS[:2]
     ]:
         typer.echo(f"Passed over: {', '.join(passed_over)}")
-
-
-def _share(option: str, text: str) -> float | str | None:
-    """What `auto`, `none` or a number stands for."""
-    if text.lower() in ("auto", "none"):
-        return "auto" if text.lower() == "auto" else None
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{option} is {text!r}; it is a share between 0 and 1, auto or none.") from None
 
 
 def _quota(text: str) -> tuple[str, float]:

@@ -38,8 +38,10 @@ def facts(rows: Dataset) -> dict[str, float]:
     def share(column: str, value: str) -> float:
         return 100 * rows[column][:].count(value) / len(rows) if len(rows) else float("nan")
 
-    kinds = {kind: share("kind", kind) for kind in ("duplicate", "corrupted", "trivial")}
-    return {"steps": mean(rows, "steps"), "rare": share("knowledge", "rare"), **kinds}
+    texts = [str((row["prompt"], row["completion"])) for row in rows]
+    repeats = 100 * (len(texts) - len(set(texts))) / len(texts) if texts else float("nan")
+    kinds = {kind: share("kind", kind) for kind in ("corrupted", "trivial")}
+    return {"steps": mean(rows, "steps"), "rare": share("knowledge", "rare"), "duplicate": repeats, **kinds}
 
 
 def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
@@ -50,7 +52,8 @@ def quadrant_table(scored: Dataset, subset: Dataset) -> Table:
     table = Table(
         title="The quadrants",
         caption="; ".join(f"{name} {meaning}" for name, meaning in NAMES.items())
-        + ".\nMeans of difficulty, influence, tokens and reasoning steps; shares of the hidden facts in %.",
+        + ".\nMeans of difficulty, influence, tokens and reasoning steps; in % the rows of rare knowledge, those that "
+        "repeat another row of the same line, those whose answers were spoiled, and trivial ones.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         title_justify="left",
