@@ -139,9 +139,12 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(row_table(scored.select(by_rank[-5:]), "Taken last"))
     console.print(verdict(scored, subset), highlight=False)
     counts = {reason: int((reasons == code).sum()) for code, reason in enumerate(REASONS)}
+    spoiled = np.array(scored["kind"][:]) == "corrupted"
+    passed_over = reasons == REASONS.index("mismatch")
     console.print(
-        f"Passed over: {counts['mismatch']} rows whose answers seem to belong to other prompts, and "
-        f"{counts['duplicate']} copies of rows that were taken already.",
+        f"Passed over: {counts['mismatch']} rows whose answers seem to belong to other prompts, "
+        f"{(passed_over & spoiled).sum()} of the {spoiled.sum()} spoiled ones among them, and {counts['duplicate']} "
+        "copies of rows that were taken already. A wrong conclusion of a right line of thought is not told that way.",
         highlight=False,
     )
     console.print(
