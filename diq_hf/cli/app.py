@@ -69,6 +69,11 @@ _OPTIONS = {
     "processing_class.chat_template": "chat_template",
     "token": "token_env",
 }
+# Calls that errors advise, and the command for each.
+_CALLS = (
+    (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`"),
+    (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`"),
+)
 _ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
 
 
@@ -86,6 +91,8 @@ def in_options(message: str, options: Collection[str]) -> str:
     ```python
     >>> in_options("Raise `max_length`, or pass `on_bad_row='skip'`.", ["max_length", "on_bad_row"])
     'Raise `--max-length`, or pass `--on-bad-row skip`.'
+    >>> in_options("Score it first: `ds.map(DIQScorer(...))`.", [])
+    'Score it first: `diq score`.'
 
     ```
     """
@@ -102,4 +109,6 @@ def in_options(message: str, options: Collection[str]) -> str:
             return f"`{option}`" if value == "True" else f"`{option.replace('--', '--no-', 1)}`"
         return f"`{option} {'none' if value == 'None' else value}`" if value else f"`{option}`"
 
+    for call, command in _CALLS:
+        message = call.sub(command, message)
     return _ARGUMENT.sub(replace, message)

@@ -127,6 +127,8 @@ class Search:
         """
         size, draw = len(self.features), np.random.default_rng(self.seed)
         allowance = min(self.allowance, size)
+        if allowance == size:
+            return self._everything(size)
         slices = AUDIT, LANDMARKS if self.difficulty is not None else LANDMARKS_BOTH
         audited, landmarks = (math.ceil(share * allowance) for share in slices)
         if landmarks < LEAST:
@@ -169,6 +171,18 @@ class Search:
             raise ValueError(self._beyond(fits.sum()))
         audit = self._audit(known, thresholds, len(unscored), sample, len(rows))
         return rows, {name: values[rows] for name, values in known.items()}, thresholds, audit
+
+    def _everything(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray], Thresholds, Audit]:
+        known: dict[str, np.ndarray] = {}
+        self._take(np.arange(size), known, size)
+        difficulty = known["difficulty"] if self.difficulty is None else self.difficulty
+        finite = np.isfinite(difficulty) & np.isfinite(known["influence"])
+        thresholds = Thresholds(
+            float(np.percentile(difficulty[finite], self.percentile)),
+            float(np.percentile(known["influence"][finite], self.influence_percentile)),
+            0.0,
+        )
+        return np.arange(size), known, thresholds, Audit(1.0, 1.0, 1.0, size, size, 0, 0)
 
     def _take(self, rows: np.ndarray, known: dict[str, np.ndarray], size: int) -> None:
         for name, values in self.score(rows).items():

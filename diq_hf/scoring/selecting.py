@@ -57,7 +57,7 @@ def select_audited(
     names = [*scorer.encoder.columns, *scorer.difficulty.columns]
     rows = as_rows(read_columns(dataset[:], names))
     pool, features, num_tokens = _distinct(scorer, rows)
-    difficulty = _known_difficulty(scorer, [rows[i] for i in pool], num_tokens)
+    difficulty = _known_difficulty(scorer, [rows[i] for i in pool], pool, num_tokens)
     if difficulty is not None:
         fits = np.isfinite(difficulty)
         features, pool, difficulty = Features(features.words[fits], features.dense[fits]), pool[fits], difficulty[fits]
@@ -122,11 +122,21 @@ def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, Features, 
     return np.array(kept), text_features(prompts, answers, tokens, trained), tokens
 
 
-def _known_difficulty(scorer: Any, rows: Sequence[dict], num_tokens: np.ndarray) -> np.ndarray | None:
+def _known_difficulty(
+    scorer: Any, rows: Sequence[dict], positions: np.ndarray, num_tokens: np.ndarray
+) -> np.ndarray | None:
     """The difficulty of every row, where it is to be had without the scoring model."""
     source = scorer.difficulty
     if isinstance(source, ColumnDifficulty):
-        return np.array([source.prepare(row, scorer.encoder) for row in rows], dtype=float)
+        found = np.full(len(rows), np.nan)
+        for i, row in enumerate(rows):
+            try:
+                found[i] = source.prepare(row, scorer.encoder)
+            except RowError as error:
+                if scorer.on_bad_row == "raise":
+                    message = f"Row {positions[i]}: {error} Or pass `on_bad_row='skip'` to leave such rows out."
+                    raise RowError(message) from error
+        return found
     if isinstance(source, NumTokensDifficulty):
         return num_tokens
     if source.reusable:

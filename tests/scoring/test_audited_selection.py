@@ -123,6 +123,22 @@ def test_scorer_selects(tokenizer, validation, tmp_path):
     assert same == audit
 
 
+def test_all_rows_may_be_scored(tokenizer, validation, tmp_path):
+    """Then the choice is the exact one, and bad rows are left out by name or at all."""
+    dataset = Dataset.from_list(ROWS[:60])
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")
+    subset, audit = scorer.select(dataset, num_rows=6, max_scored=1.0, cache_dir=tmp_path)
+    exact = select_subset(scorer.score(dataset, cache_dir=tmp_path), num_rows=6)
+    assert subset["prompt"][:] == exact["prompt"][:] and (audit.low, audit.found, audit.num_scored) == (1, 1, 60)
+    bad = Dataset.from_list(
+        [row | {"level": "easy" if i == 7 else str(row["level"])} for i, row in enumerate(ROWS[:60])]
+    )
+    with pytest.raises(ValueError, match=r"Row 7: .*'easy', not a number"):
+        scorer.select(bad, num_rows=6, max_scored=1.0)
+    skipping = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level", on_bad_row="skip")
+    assert len(skipping.select(bad, num_rows=6, max_scored=1.0, cache_dir=tmp_path)[0]) == 6
+
+
 def test_refused(tokenizer, validation):
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=None)
     with pytest.raises(ValueError, match=r"`difficulty=None`\. Name one"):
