@@ -21,7 +21,7 @@ from ..digest import digest
 from ..engine.influence import Direction
 from ..engine.tensor_files import load_tensors, save_tensors
 from ..files import remove_leftovers
-from .mismatch import NULL_SIZE, MismatchNull, calibrate, null_recipe
+from .mismatch import MismatchNull, calibrate, null_recipe, null_size
 from .recipe import half_recipe
 from .reliability import HALVES, half_counts, reliability
 
@@ -123,10 +123,11 @@ def _share_null(scorer: Any, dataset: Any, root: Path, rank: int, wait: Callable
         return None
     null = scorer.calibration
     if null is None:
-        recipe = null_recipe(scorer, dataset._fingerprint)
+        size = null_size(len(dataset))
+        recipe = null_recipe(scorer, dataset._fingerprint, size)
         path = root / f"mismatch-{recipe}.safetensors"
         if rank == 0 and not _holds_null(path, recipe):
-            calibrate(scorer, dataset, NULL_SIZE, 0).save(path, recipe)
+            calibrate(scorer, dataset, size, 0).save(path, recipe)
         wait()
         null = MismatchNull.load(path, recipe)
     scorer.used_null = null

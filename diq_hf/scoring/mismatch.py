@@ -36,7 +36,7 @@ from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import RowEncoder
 
 
-# Foreign pairs in a null; fewer are said to be too few.
+# Foreign pairs in the null of a large dataset; fewer than the second are said to be too few.
 NULL_SIZE, NULL_LEAST = 384, 32
 # A source with fewer foreign answers than this is held against those of all sources.
 SOURCE_LEAST = 64
@@ -218,6 +218,20 @@ def _some_answers(
             )
             kept.append(row)
     return answers, kept
+
+
+def null_size(rows: int) -> int:
+    """Foreign pairs for a dataset: a quarter of its rows, lest a small one cost more to test than to score.
+
+    Example:
+
+    ```python
+    >>> [null_size(rows) for rows in (50, 480, 100_000)]
+    [96, 120, 384]
+
+    ```
+    """
+    return min(NULL_SIZE, max(3 * NULL_LEAST, rows // 4))
 
 
 def null_recipe(scorer: Any, dataset: str, size: int = NULL_SIZE, seed: int = 0) -> str:

@@ -9,14 +9,14 @@ from datasets import Dataset, DatasetDict
 from ..columns import labels_as_numbers
 from .columns import count_unscored
 from .landmarks import Audit
-from .mismatch import NULL_SIZE, MismatchNull, calibrate
+from .mismatch import MismatchNull, calibrate, null_size
 from .reliability import report
 
 
 class WholeDatasets:
     """Methods of [`~diq_hf.DIQScorer`] beside its call."""
 
-    def calibrate(self, dataset: Any, size: int = NULL_SIZE, seed: int = 0) -> MismatchNull:
+    def calibrate(self, dataset: Any, size: int | None = None, seed: int = 0) -> MismatchNull:
         """Measures how much prompts of other rows help answers, which is what `mismatch` holds a row's own against.
 
         [`~DIQScorer.score`] does so by itself, on the dataset that it scores. `map` sees a batch at a time, so that
@@ -25,8 +25,9 @@ class WholeDatasets:
         Args:
             dataset ([`~datasets.Dataset`] or `list[dict]`):
                 The rows that will be scored, or others of the same kind; a few hundred of them are looked at.
-            size (`int`, *optional*, defaults to 384):
-                Answers that get the prompt of another row, a forward pass each.
+            size (`int`, *optional*):
+                Answers that get the prompt of another row, a forward pass each; by default as [`~DIQScorer.score`] has
+                it, a quarter of the rows, but at least 96 and at most 384.
             seed (`int`, *optional*, defaults to `0`):
                 Of the draw.
 
@@ -46,7 +47,7 @@ class WholeDatasets:
                 f"A {type(dataset).__name__} has no rows by position. Pass a split, or some rows of a stream: "
                 "`diq_score.calibrate(list(stream.shuffle(seed=0).take(3000)))`."
             )
-        self.calibration = calibrate(self, dataset, size, seed)
+        self.calibration = calibrate(self, dataset, null_size(len(dataset)) if size is None else size, seed)
         return self.calibration
 
     def score(

@@ -24,10 +24,6 @@ from diq_hf.reporting.figures import NAMES, plot_quadrants
 from diq_hf.selection.quadrants import QUADRANTS, REASONS
 
 
-# Answers that get another row's prompt, to measure how much a foreign one helps; a larger pool affords more.
-NULL_SIZE = 96
-
-
 def mean(rows: Dataset, column: str) -> float:
     return float(np.mean(rows[column][:])) if len(rows) else float("nan")
 
@@ -124,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"))
     start = time.perf_counter()
-    diq_score.calibrate(pool, size=NULL_SIZE)
+    diq_score.calibrate(pool)
     scored = pool.map(diq_score, batched=True, desc="Scoring the pool")
     seconds = time.perf_counter() - start
 

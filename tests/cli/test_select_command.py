@@ -46,7 +46,7 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
     subset = load_from_disk(tmp_path / "subset")
     assert len(subset) == 10 and subset["diq_rank"][:] == list(range(1, 11))
     recipe = json.loads((tmp_path / "subset" / "diq_recipe.json").read_text())
-    assert recipe["audit"]["pool"] == 480 and recipe["audit"]["scored"] <= 216 and recipe["mismatch"]["size"] == 384
+    assert recipe["audit"]["pool"] == 480 and recipe["audit"]["scored"] <= 216 and recipe["mismatch"]["size"] == 120
     assert recipe["pool"]["name"] == "pool.jsonl" and recipe["selection"]["subset"]["rows"] == 10
     refused = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "b", *given, "--per", "row")
     assert refused.exit_code == 1 and "`--per` needs the scores of the whole pool" in refused.output

@@ -125,7 +125,7 @@ def by_hand(rows, scorer, tokenizer):
         alone = loss([1], answer)
         return alone - loss(rows[j].input_ids[: starts[j]], answer), alone
 
-    pairs = foreign_pairs(rows, [""] * len(rows), 384, 0, 1024)
+    pairs = foreign_pairs(rows, [""] * len(rows), 96, 0, 1024)
     statistic = lambda found: found[0] / np.sqrt(found[1])  # noqa: E731
     null = np.array([statistic(gain(*pair)) for pair in pairs])
     return [np.mean(null >= statistic(gain(i, i)) - 1e-9) for i in range(len(rows))]
@@ -140,7 +140,7 @@ def test_by_hand(make_scorer, tokenizer, tmp_path):
     encode = RowEncoder(tokenizer)
     assert scored["num_trained"][:] == [int((encode(row).labels != -100).sum()) for row in POOL]
     facts = scorer.recipe().mismatch
-    assert (facts.size, facts.seed, facts.source_column) == (384, 0, "source")
+    assert (facts.size, facts.seed, facts.source_column) == (96, 0, "source")
     quantiles = [facts.quantiles[share] for share in ("0.05", "0.10", "0.20", "0.50")]
     assert quantiles == sorted(quantiles, reverse=True)
 
