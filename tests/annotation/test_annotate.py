@@ -127,7 +127,7 @@ def test_retry_after_holds_every_thread(judged):
         if question == "0" and times == 1:
             handler.send(429, {"error": "slow down"}, {"Retry-After": "1"})
         else:
-            time.sleep(0.05)
+            time.sleep(0.4)  # longer than a busy machine takes to hear of the limit
             handler.answer(GOOD)
 
     with JudgeServer(behave) as server:
