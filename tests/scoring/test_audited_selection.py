@@ -139,6 +139,26 @@ def test_all_rows_may_be_scored(tokenizer, validation, tmp_path):
     assert len(skipping.select(bad, num_rows=6, max_scored=1.0, cache_dir=tmp_path)[0]) == 6
 
 
+def test_what_cannot_be_done_is_refused(tokenizer, validation, tmp_path):
+    """By what to change; all but the third before a row is scored."""
+    make = lambda **more: DIQScorer(make_model(), validation, tokenizer, difficulty="column:level", **more)  # noqa: E731
+    pool, scorer = Dataset.from_list(ROWS), make()
+    scorer.engine.score = None
+    with pytest.raises(ValueError, match=r"200 rows are asked for, and 148 may be scored. Raise `max_scored`"):
+        scorer.select(pool, num_rows=200)
+    with pytest.raises(ValueError, match="`max_mismatch` needs the column 'mismatch'"):
+        scorer.select(pool, num_rows=10, max_mismatch=0.1)
+    with pytest.raises(
+        ValueError, match=r"200 rows are asked for, and at most about \d+ of 330 are both difficult and"
+    ):
+        make().select(pool, num_rows=200, max_scored=0.7, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="a share between 0 and 1"):
+        make(extra_columns=["mismatch"]).select(pool, num_rows=10, max_mismatch=5)
+    bad = Dataset.from_list([chat("Why?", " ") | {"level": 1.0}] * 9)
+    with pytest.raises(ValueError, match="No row of the dataset can be scored"):
+        make(on_bad_row="skip").select(bad, num_rows=1)
+
+
 def test_refused(tokenizer, validation):
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=None)
     with pytest.raises(ValueError, match=r"`difficulty=None`\. Name one"):
