@@ -58,10 +58,9 @@ class OnlineBatches(Sampler[list[int]]):
                 yield [place[int(row)] for row in rows[batch.start : batch.stop]]
 
     def _scored(self) -> Any:
-        pool = self.pool
-        bare = pool.scored.select_columns(
-            [*pool.row_columns, *(["num_trained"] if "num_trained" in pool.scored.column_names else [])]
-        )
-        scorer = pool.scoring.scorer(self.model, bare, "mismatch" in pool.scored.column_names)
+        """The pool by the model as it is now; whether an answer belongs to its prompt is no matter of training."""
+        scored = self.pool.scored
+        kept = [name for name in ("num_trained", "mismatch") if name in scored.column_names]
+        bare = scored.select_columns([*self.pool.row_columns, *kept])
         with tempfile.TemporaryDirectory() as folder:
-            return scorer.score(bare, cache_dir=folder)
+            return self.pool.scoring.scorer(self.model, bare, mismatch=False).score(bare, cache_dir=folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,9 +68,9 @@ class Training:
         if epochs != int(epochs) or epochs < 1:
             raise ValueError(f"`num_train_epochs` counts whole passes over the chosen rows, got {epochs}.")
 
-    @property
+    @cached_property
     def arguments(self) -> SFTConfig:
-        """The trainer's arguments, but for what differs from run to run."""
+        """The trainer's arguments, but for what differs from run to run. (Made once: it resets accelerate's state.)"""
         return self._arguments()
 
     def _arguments(self, **own: Any) -> SFTConfig:
