@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import MODELS, make_model
-from oracle import with_lora
+from oracle import relative_error, with_lora
 
-from diq_hf.comparison.rds import in_turns, rank
+from diq_hf.comparison.forward import Forward
+from diq_hf.comparison.rds import in_turns, rank, weighted_mean
 from diq_hf.rows.encoded import EncodedRow
 from diq_hf.rows.formats import RowEncoder
 
@@ -46,6 +47,12 @@ def test_order_is_that_of_a_loop_over_rows(name, rows):
     ]
     assert rank(model, pool, validation).tolist() == nearest_in_turn(similarities)
     assert rank(model, pool, validation, max_tokens_per_batch=40).tolist() == nearest_in_turn(similarities)
+
+
+def test_embeddings_are_weighted_means_of_rows_alone(model, rows):
+    found = Forward(model).states(rows[0], weighted_mean)
+    expected = torch.stack([embedding(model.eval(), row) for row in rows[0]]).numpy()
+    assert relative_error(found, expected) < 1e-5
 
 
 def test_turns_of_many_rows():
