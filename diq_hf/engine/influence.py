@@ -182,6 +182,7 @@ class InfluenceEngine:
         direction: Direction | Sequence[Direction],
         progress: Callable[[int], None] | None = None,
         norms: bool = False,
+        transforms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> tuple[np.ndarray, ...]:
         """Influence and loss of each row.
 
@@ -194,6 +195,9 @@ class InfluenceEngine:
                 Called with the number of rows just done.
             norms (`bool`, *optional*, defaults to `False`):
                 Also give the norm of each row's gradient, |g(z)|, at the price of forming it module by module.
+            transforms (`Mapping[str, Callable]`, *optional*):
+                For each scored module what is put in its gradient's place, at the same price: a function of one row's
+                gradient, flat, `(out_features, in_features)` row by row.
 
         Returns:
             `tuple[np.ndarray, ...]`: influence, float64, of shape `(len(rows),)` or `(len(rows), directions)`, loss
@@ -202,17 +206,19 @@ class InfluenceEngine:
 
         Raises:
             [`RowError`]: A row is longer than the model's positions.
-            `ValueError`: The forward pass does not call a scored module, or calls it twice where norms are wanted.
+            `ValueError`: The forward pass does not call a scored module, or calls it twice where norms or
+                transforms are wanted.
         """
         several = [direction] if isinstance(direction, Direction) else list(direction)
-        by_token = not norms and (len(several) == 1 or self.several_by_token)
+        by_token = not norms and not transforms and (len(several) == 1 or self.several_by_token)
         if by_token:
             shares = lambda module, part: self._shares(module, part, len(several))  # noqa: E731
             prepared = [self._prepare(one, len(several), shares) for one in several]
             readers = {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}
         else:
-            readers = self._products(several, norm=norms)
-        found, loss = self._read(rows, readers, len(several) + norms, by_token, progress, norms=norms)
+            readers = self._products(several, norm=norms, transforms=transforms)
+        once = norms or bool(transforms)
+        found, loss = self._read(rows, readers, len(several) + norms, by_token, progress, norms, once)
         influence = found[:, 0] if isinstance(direction, Direction) else found[:, : len(several)]
         return (influence, loss, np.sqrt(found[:, -1])) if norms else (influence, loss)
 
@@ -252,6 +258,7 @@ class InfluenceEngine:
         by_token: bool,
         progress: Callable[[int], None] | None,
         norms: bool = False,
+        once: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One backward pass a batch, in which every module is read: `width` numbers a token, or a row."""
         self._check(rows)
@@ -263,7 +270,7 @@ class InfluenceEngine:
             sink = torch.zeros(shape, dtype=self.dtype, device=self.device, requires_grad=True)
             self.probes.start(batch, sink)
             losses = self.row_loss(batch)
-            self.probes.check(once=norms)
+            self.probes.check(once=once)
             # The sum keeps every row apart; each is divided by its own token count afterwards, never rounded before.
             (readings,) = torch.autograd.grad(losses.sum(), sink)
             readings = readings.cpu().double()
@@ -333,12 +340,21 @@ class InfluenceEngine:
         return kept[kind]
 
     def _products(
-        self, directions: Sequence[Direction], projection: Projection | None = None, norm: bool = False
+        self,
+        directions: Sequence[Direction],
+        projection: Projection | None = None,
+        norm: bool = False,
+        transforms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> dict[str, Reader]:
         flat = lambda module, part: part.reshape(-1).to(module.weight.device)  # noqa: E731
         prepared = [self._prepare(direction, "flat", flat) for direction in directions]
         return {
-            name: RowProducts([of_one[name] for of_one in prepared], projection and projection.of(name), norm)
+            name: RowProducts(
+                [of_one[name] for of_one in prepared],
+                projection and projection.of(name),
+                norm,
+                transforms and transforms[name],
+            )
             for name in self.modules
         }
 

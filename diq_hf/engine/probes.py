@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..rows.batching import Batch
+from ..rows.encoded import IGNORE_INDEX
 from .modules import some
 
 
@@ -98,6 +99,8 @@ class RowProducts:
             Turns a flat gradient into its projection.
         norm (`bool`, *optional*, defaults to `False`):
             Whether the gradient's squared norm comes last.
+        transform (`Callable`, *optional*):
+            What is made of a row's flat gradient, that of its mean loss, before anything is read off it.
     """
 
     def __init__(
@@ -105,9 +108,10 @@ class RowProducts:
         directions: Sequence[torch.Tensor],
         projection: Callable[[torch.Tensor], torch.Tensor] | None = None,
         norm: bool = False,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         self.directions = [direction.reshape(-1) for direction in directions]
-        self.projection, self.norm = projection, norm
+        self.projection, self.norm, self.transform = projection, norm, transform
 
     def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         return [inputs]
@@ -116,8 +120,12 @@ class RowProducts:
         inputs, grad_output = _summable(kept[0], grad_output)
         wide = torch.promote_types(inputs.dtype, torch.float32)
         found = []
-        for row, outputs in zip(batch.rows(inputs), batch.rows(grad_output), strict=True):
+        rows = zip(batch.rows(inputs), batch.rows(grad_output), batch.rows(batch.labels), strict=True)
+        for row, outputs, labels in rows:
             gradient = (outputs.T @ row).to(wide).reshape(-1)
+            if self.transform is not None:
+                trained = int((labels[1:] != IGNORE_INDEX).sum())  # what comes of it is divided by them, as sums are
+                gradient = self.transform(gradient / trained) * trained
             parts = [torch.dot(gradient, direction.to(wide))[None] for direction in self.directions]
             parts += [self.projection(gradient)] if self.projection else []
             parts += [torch.dot(gradient, gradient)[None]] if self.norm else []
