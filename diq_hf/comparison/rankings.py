@@ -15,7 +15,7 @@ from ..rows.encoded import rows_digest
 from ..selection.texts import RowTexts
 from .batches import TokenBatches
 from .bm25 import rank as bm25_rank
-from .less import LessCheckpoint, second_moments
+from .less import LessCheckpoint, moments
 from .less import rank as less_rank
 from .pool import Pool
 from .rds import rank as rds_rank
@@ -102,5 +102,5 @@ def _warm_up(pool: Pool, training: Training) -> tuple[LessCheckpoint, Work]:
     batches = TokenBatches(num_trained, steps * cuts, training.num_epochs, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.run(pool.trainable(rows), lambda _: batches, steps, 0, folder)
-        checkpoint = LessCheckpoint(trainer.model, second_moments(trainer), training.arguments.learning_rate)
+        checkpoint = LessCheckpoint(trainer.model, moments(trainer), training.arguments.learning_rate)
     return checkpoint, training.work(int(pool.num_tokens[rows].sum()) * training.num_epochs)
