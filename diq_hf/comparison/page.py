@@ -236,10 +236,9 @@ def _kind(part: Difference) -> str:
 
 def _missing(comparison: Comparison) -> int:
     """Runs that were asked for and are not there."""
-    strategies = set(comparison.strategies)
-    whole = {run.strategy for run in comparison.runs if run.ratio is None}
-    wanted = len(comparison.seeds) * ((len(strategies) - len(whole)) * len(comparison.ratios) + len(whole))
-    return max(0, wanted - len(comparison.runs))
+    whole = {"full", *(run.strategy for run in comparison.runs if run.ratio is None)}
+    budgets = sum(1 if name in whole else len(comparison.ratios) for name in comparison.strategies)
+    return max(0, len(comparison.seeds) * budgets - len(comparison.runs))
 
 
 def duration(seconds: float) -> str:
