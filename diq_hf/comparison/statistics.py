@@ -6,8 +6,8 @@ within their groups, one fewer than there are, which leaves the variance of few 
 standard error of their mean says, so that is computed. But three seeds say little of their own variance, and the
 percentiles of a bootstrap take it for known: simulated, with more noise of three seeds than of rows, they covered 83 %
 where they said 95 %. So each kind gets Student's quantile for its own degrees of freedom, and the two margins are
-added as squares (Howe 1974, JASA 69, 789): 2, 3 and 5 seeds covered 95 to 99 %, whichever noise prevailed. The price
-is width, least where there are five seeds or more.
+added as squares (Howe 1974, JASA 69, 789): with 2, 3 and 5 seeds that covers 95 % or more, whichever prevails. The
+price is width, which five seeds lower much.
 """
 
 import math

@@ -84,17 +84,20 @@ def test_seeds_alone():
     assert (part.low, part.high) == pytest.approx(tuple(expected), abs=1e-9)
 
 
-def test_groups_keep_their_shares_when_rows_are_drawn():
+@pytest.mark.parametrize("sizes", [(40, 20), (2, 8)])
+def test_groups_keep_their_shares_when_rows_are_drawn(sizes):
     """Groups that differ much from each other add nothing to the interval of all, were they drawn by chance."""
     gains = {("diq", "medquad"): -1.0, ("diq", "pubmedqa"): 1.0}
-    comparison = made_up(gains=gains, noise={"rows": 0.1, "seeds": 0.0, "cells": 0.0}, seeds=(0, 1))
+    groups = (("medquad", sizes[0]), ("pubmedqa", sizes[1]))
+    noise = {"rows": 0.1, "seeds": 0.0, "cells": 0.0}
+    comparison = made_up(gains=gains, groups=groups, noise=noise, seeds=(0, 1), seed=5)
     gaps = np.subtract(*(next(r.losses for r in comparison.runs if r.strategy == name) for name in ("diq", "random")))
     groups = np.array(comparison.heldout.groups)
     variance = (
         sum(gaps[groups == name].var(ddof=1) * (groups == name).sum() for name in set(groups)) / len(groups) ** 2
     )
     part = one(differences(comparison), per="row")
-    assert (part.high - part.low) / 2 == pytest.approx(t.ppf(0.975, 58) * variance**0.5, rel=0.03)
+    assert (part.high - part.low) / 2 == pytest.approx(t.ppf(0.975, sum(sizes) - 2) * variance**0.5, rel=0.03)
 
 
 @pytest.mark.parametrize("prevailing", [{"rows": 0.2}, {"seeds": 0.03}, {"seeds": 0.008}, {}])
