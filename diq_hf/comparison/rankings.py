@@ -14,7 +14,6 @@ from ..files import replacing
 from ..rows.encoded import rows_digest
 from ..selection.texts import RowTexts
 from .batches import TokenBatches
-from .bm25 import rank as bm25_rank
 from .less import LessCheckpoint, moments
 from .less import rank as less_rank
 from .pool import Pool
@@ -58,6 +57,8 @@ def add_rankings(
         return _places(rds_rank(loaded[0], encoded, validation)), Work(forward=tokens)
 
     def bm25() -> tuple[np.ndarray, Work]:
+        from .bm25 import rank as bm25_rank  # of an extra
+
         texts = [" ".join(filter(None, text)) for text in RowTexts(pool.scored)(usable)]
         queries = [loaded[1].decode(row.input_ids, skip_special_tokens=True) for row in validation]
         return bm25_rank(texts, queries), Work()

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import DataLoader, Sampler
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..engine.loading import load_model, preferred_dtype
@@ -112,8 +112,15 @@ class Training:
         return Work(forward=forward * num_tokens, backward=(2 if self.lora is None else 1) * num_tokens)
 
     def load(self) -> tuple[Any, Any]:
-        """The model before any training, and its tokenizer."""
-        return load_model(self.model, model_init_kwargs=dict(self.model_init_kwargs))
+        """The model before any training, and its tokenizer.
+
+        Weights that are trained themselves are fp32, for small steps are lost in bf16; frozen ones are what the
+        hardware computes in, unless `dtype` is given.
+        """
+        given = dict(self.model_init_kwargs)
+        if self.lora is None:
+            given.setdefault("dtype", "float32")
+        return load_model(self.model, model_init_kwargs=given)
 
     def run(
         self,
@@ -157,6 +164,7 @@ class Training:
                 f"SFTTrainer kept {len(trainer.train_dataset)} of {len(rows)} rows, so that positions would not be "
                 "the pool's. Leave out rows without a trained token."
             )
+        trainer.remove_callback(PrinterCallback)  # the comparison's own bar tells how far it is
         trainer.batches = batches(trainer)
         trainer.train()
         if trainer.state.global_step != num_steps:
