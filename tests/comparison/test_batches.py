@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from small_comparisons import LORA, TRAINING, make_rows
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_comparisons import LORA, TRAINING, make_rows
 
 from diq_hf.comparison.batches import TokenBatches, cut
 from diq_hf.comparison.training import Training

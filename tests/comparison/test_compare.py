@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_comparisons import make_arguments, make_rows
 from conftest import SUPPORT, chat
 from datasets import Dataset
+from small_comparisons import make_arguments, make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diq_hf import compare
