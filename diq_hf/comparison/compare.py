@@ -1,6 +1,7 @@
 """`compare`: is it worth it? Equal budgets, equal steps, and intervals, on one's own rows."""
 
 import importlib.metadata
+import importlib.util
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -253,6 +254,9 @@ class _Work:
 def _check(
     strategies: Sequence[Strategy], ratios: Sequence[float], seeds: Sequence[int], budget: str, on_leak: str
 ) -> None:
+    wanted = ["scipy", "matplotlib", *(["bm25s"] if any(one.column == "bm25" for one in strategies) else [])]
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
+        raise ImportError(f"A comparison needs {', '.join(missing)}: `pip install 'diq-hf[compare]'`.")
     if budget not in ("tokens", "rows"):
         raise ValueError(f"`budget` is {budget!r}; use 'tokens' or 'rows'.")
     if on_leak not in ("raise", "drop"):
