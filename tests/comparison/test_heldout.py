@@ -8,7 +8,7 @@ from datasets import Dataset
 from oracle import with_lora
 from peft import LoraConfig, get_peft_model
 
-from diq_hf.comparison.heldout import HeldOut, lm_eval_tasks
+from diq_hf.comparison.heldout import HeldOut
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
 
@@ -197,7 +197,19 @@ def test_a_diverged_model_is_no_result(model, tokenizer, pool):
         heldout.measure(model)
 
 
-def test_tasks_need_a_package(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(ImportError, match="pip install"):
-        lm_eval_tasks(None, None, ["arc_easy"])
+def test_digest_is_of_all_that_is_measured(tokenizer, pool):
+    encoder = RowEncoder(tokenizer)
+
+    def digest(*rows, **settings):
+        return HeldOut(rows, encoder, **settings).digest
+
+    same = digest(*pool, question())
+    assert digest(*pool, question(options=[*OPTIONS.values()])) == same
+    others = [
+        digest(*pool),
+        digest(*pool[1:], question()),
+        digest(*pool, question(answer="A")),
+        digest(*pool, question(options=OPTIONS | {"D": "rest"})),
+        digest(*pool, question(), normalize=True),
+    ]
+    assert len({same, *others}) == 6
