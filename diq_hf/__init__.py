@@ -20,6 +20,7 @@ _ROOMS = {
     "projected_influence": "engine.projections",
     "DIQCallback": "training.callback",
     "annotate": "annotation.annotate",
+    "compare": "comparison.compare",
     "push_subset": "publishing.hub",
     "load_subset": "publishing.hub",
     "verify_subset": "publishing.hub",

@@ -6,6 +6,7 @@ import typer
 
 from .annotate import annotate
 from .app import App
+from .compare import SeveralWords, compare
 from .push import push
 from .report import report
 from .score import score
@@ -39,9 +40,10 @@ EXAMPLES = {
     push: "diq push subset me/medical-diq --config-name diq_1pct --scored scored",
     verify: "diq verify me/medical-diq",
     report: "diq report scored --ratio 0.1 --output report.html",
+    compare: "diq compare pool.jsonl --model ./model --validation val.jsonl --heldout test.jsonl --output compared",
 }
 for command, example in EXAMPLES.items():
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(cls=SeveralWords, epilog=f"Example: {example}")(command)
 
 
 def main() -> None:

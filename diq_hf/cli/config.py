@@ -12,7 +12,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Makes a file's values the command's defaults. Typer calls it before it looks at any other option."""
     if path is None:
         return None
-    values = _read(path)
+    values = read_values(path)
     options = {option.name: option for option in context.command.params}
     options = {name: option for name, option in options.items() if name not in ("config", "help")}
     found: dict[str, Any] = {}
@@ -29,7 +29,12 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _read(path: Path) -> dict:
+def read_values(path: Path) -> dict:
+    """What a YAML or JSON file of names and values holds.
+
+    Raises:
+        `typer.BadParameter`: It cannot be read, is neither, or has a key twice.
+    """
     import yaml
 
     class Once(yaml.SafeLoader):

@@ -20,7 +20,9 @@ def select(
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
     num_rows: Annotated[int | None, typer.Option(help="Number of rows, instead of --ratio.")] = None,
     num_tokens: Annotated[int | None, typer.Option(help="Number of trained tokens, instead of --ratio.")] = None,
-    strategy: Annotated[str, typer.Option(help="diq, random, influence, difficulty, loss or length.")] = "diq",
+    strategy: Annotated[
+        str, typer.Option(help="diq, random, influence, difficulty, loss, length or column:NAME.")
+    ] = "diq",
     difficulty_percentile: Annotated[float, typer.Option(help="Percentile above which a row is difficult.")] = 50,
     max_difficulty_percentile: Annotated[
         float | None, typer.Option(help="Percentile above which a row is too difficult to be taken.")

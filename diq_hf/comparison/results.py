@@ -26,6 +26,10 @@ class Work(Facts):
             seconds=self.seconds + other.seconds,
         )
 
+    def times(self, count: int) -> "Work":
+        """The same done so many times."""
+        return Work(forward=count * self.forward, backward=count * self.backward, seconds=count * self.seconds)
+
     @property
     def passes(self) -> int:
         """Tokens through the model, whichever way."""

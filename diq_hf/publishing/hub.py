@@ -287,7 +287,7 @@ def _passed_over(settings: SelectionFacts) -> dict:
 def _config_name(selection: SelectionFacts) -> str:
     budget = f"{100 * selection.ratio:g}pct" if selection.ratio else str(selection.subset.rows)
     budget = f"{selection.num_tokens}tok" if selection.num_tokens else budget
-    return f"{selection.strategy}_{budget}"
+    return f"{selection.strategy.replace(':', '_')}_{budget}"
 
 
 def _metadata(

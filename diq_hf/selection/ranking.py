@@ -10,7 +10,7 @@ from ..recipe import SelectionSettings
 from .budgets import mean_reached, row_budget, worth
 from .quadrants import QuadrantRule
 from .scores import score_columns
-from .settings import STRATEGY_COLUMNS
+from .settings import COLUMN_PREFIX, STRATEGY_COLUMNS
 
 
 # Rows in the order in which they are taken, given what they are worth.
@@ -72,6 +72,8 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
     has_both = settings.strategy == "diq" or set(names) <= set(scored.column_names)
     by_influence = settings.strategy in ("diq", "influence")
     key = {"difficulty": names[0], **STRATEGY_COLUMNS}.get(settings.strategy)
+    if settings.strategy.startswith(COLUMN_PREFIX):
+        key = settings.strategy.removeprefix(COLUMN_PREFIX)
     needed = [*(names if has_both else ()), *((settings.turns or names[1:]) if by_influence else ()), key]
     if in_tokens or settings.per:
         if "num_trained" not in scored.column_names:

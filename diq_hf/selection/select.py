@@ -103,7 +103,7 @@ def select_subset(
             Number of rows, instead of `ratio`.
         strategy (`str`, *optional*, defaults to `"diq"`):
             `"diq"`, or for comparison at the same budget `"random"`, `"influence"`, `"difficulty"`, `"loss"`,
-            `"length"`: the largest values first.
+            `"length"`: the largest values first. `"column:NAME"` ranks by a column of your own.
         rule ([`QuadrantRule`], *optional*):
             Thresholds and column names; fitted on `scored` by default.
         seed (`int`, *optional*, defaults to `0`):

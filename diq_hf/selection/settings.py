@@ -10,6 +10,8 @@ from .texts import RowTexts
 
 
 STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
+# A strategy of this form ranks by a column of the user's own, the largest values first.
+COLUMN_PREFIX = "column:"
 # The column a strategy ranks by, beside the two scores, and how a scorer is asked for it.
 STRATEGY_COLUMNS = {"loss": "loss", "length": "num_tokens"}
 # What "auto" is, where the dataset has the column or the texts to apply it to.
@@ -64,9 +66,11 @@ def settings_for(
 
 def check_settings(settings: SelectionSettings) -> None:
     """Refuses settings that are out of range, or do not go together."""
-    for name, value, known in (("strategy", settings.strategy, STRATEGIES), ("per", settings.per or PER[0], PER)):
-        if value not in known:
-            raise ValueError(f"`{name}` is {value!r}; choose from {list(known)}.")
+    own = str(settings.strategy).startswith(COLUMN_PREFIX)
+    if settings.strategy not in STRATEGIES and not own:
+        raise ValueError(f"`strategy` is {settings.strategy!r}; choose from {[*STRATEGIES, 'column:NAME']}.")
+    if (settings.per or PER[0]) not in PER:
+        raise ValueError(f"`per` is {settings.per!r}; choose from {list(PER)}.")
     check_budget(settings.ratio, settings.num_rows, settings.num_tokens)
     check_balance(settings.balance)
     for name in ("max_mismatch", "max_similarity"):

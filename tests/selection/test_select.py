@@ -364,3 +364,12 @@ def test_a_bound_on_the_difficulty():
     assert annotated["quadrant"][:][9:] == [0, 0] and annotated["diq_rank"][:][8:] == [1, None, None]
     assert select_subset(scored, num_rows=4, rule=rule)["row"][:] == [8, 7, 6, 5]
     assert select_subset(scored, num_rows=4, max_difficulty_percentile=80)["row"][:] == [8, 7, 6, 5]
+
+
+def test_a_column_of_ones_own_ranks():
+    scored = pool_of(influence=[1.0, 2.0, 3.0, 4.0], pass_rate=[0.5, 0.1, float("nan"), 0.9])
+    assert select_subset(scored, num_rows=3, strategy="column:pass_rate")["row"][:] == [3, 0, 1]
+    with pytest.raises(ValueError, match="'passrate'"):
+        select_subset(scored, num_rows=3, strategy="column:passrate")
+    with pytest.raises(ValueError, match="column:NAME"):
+        select_subset(scored, num_rows=3, strategy="pass_rate")

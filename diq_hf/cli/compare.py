@@ -1,0 +1,146 @@
+"""`diq compare`: a pool, validation and held-out rows in; whether selecting is worth it out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from .inputs import load_rows, split_of
+from .options import Split, command_line, token_of
+
+
+# Options of `diq compare` that are followed by several words.
+_SEVERAL = ("--strategies", "--seeds", "--ratio", "--task")
+
+
+class SeveralWords(TyperCommand):
+    """A command that takes `--strategies diq random less` for `--strategies diq --strategies random …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeats such an option before each of its words."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        words, option = [], None
+        for word in args:
+            if word.startswith("--"):
+                option = word if word in _SEVERAL and word in repeatable else None
+            elif option is not None and words[-1] != option:
+                words.append(option)
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+
+def compare(
+    context: typer.Context,
+    pool: Annotated[str, typer.Argument(help="Rows to choose from, scored or not: Hub id, folder or data file.")],
+    model: Annotated[str, typer.Option(help="Model to fine-tune: Hub id or folder.")],
+    validation: Annotated[str, typer.Option(help="Validation rows, by which strategies choose.")],
+    heldout: Annotated[str, typer.Option(help="Held-out rows, by which trained models are measured.")],
+    output: Annotated[Path, typer.Option(help="Folder for results; what is done there is not done again.")],
+    strategies: Annotated[
+        list[str] | None,
+        typer.Option(help="Who chooses: diq, diq-paper, random, less, rds, 'diq:per=token', …"),
+    ] = None,
+    ratio: Annotated[list[str] | None, typer.Option(help="Share of the trained tokens, or several; 0.1.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(help="Seeds of training; 0 1 2.")] = None,
+    budget: Annotated[str, typer.Option(help="What is equal: tokens, or rows.")] = "tokens",
+    training: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file of SFTConfig fields, and of LoraConfig's under 'lora'.")
+    ] = None,
+    full_finetuning: Annotated[
+        bool, typer.Option("--full-finetuning", help="Train all weights instead of LoRA.")
+    ] = False,
+    difficulty: Annotated[str, typer.Option(help="As in `diq score`.")] = "ifd",
+    group_column: Annotated[str | None, typer.Option(help="Column that groups validation and held-out rows.")] = None,
+    source_column: Annotated[str, typer.Option(help="Column that says where rows are from.")] = "source",
+    split: Split = None,
+    validation_split: Split = None,
+    heldout_split: Split = None,
+    on_leak: Annotated[
+        str, typer.Option(help="Held-out rows that stand in the pool: 'raise', or 'drop' to measure by the others.")
+    ] = "raise",
+    task: Annotated[list[str] | None, typer.Option(help="Tasks of lm-eval, where it is installed.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the model's weights, 'float32' for instance.")] = None,
+    attn_implementation: Annotated[str | None, typer.Option(help="As in `diq score`.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="An early answer: 400 rows of the pool, 100 held-out ones.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Dataset repository that gets the results: beside the card of a subset.")
+    ] = None,
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with the access token.")] = None,
+) -> None:
+    """Train on what each strategy chooses, at equal tokens and steps, and tell real differences from chance.
+
+    Finished runs are kept in --output: a killed comparison goes on, strategies and seeds can be added, and several
+    processes with the same command share the work.
+    """
+    token = token_of(token_env)
+    chosen = {
+        "strategies": strategies,
+        "ratio": [_number(float, "--ratio", text) for text in ratio or ()],
+        "seeds": [_number(int, "--seeds", text) for text in seeds or ()],
+    }
+    config, lora = _training(training)
+    if full_finetuning and lora != "auto":
+        raise ValueError(f"{training} has 'lora', and `full_finetuning=True` has none. Leave one of them out.")
+    from ..comparison.compare import compare
+    from ..comparison.page import markdown_table
+    from ..names import public_name
+    from ..recipe import Source
+
+    names = {"pool": (pool, split), "validation": (validation, validation_split), "heldout": (heldout, heldout_split)}
+    rows = {name: load_rows(given, part) for name, (given, part) in names.items()}
+    given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
+    result = compare(
+        rows["pool"],
+        model,
+        rows["validation"],
+        rows["heldout"],
+        output,
+        **{name: value for name, value in chosen.items() if value},
+        budget=budget,
+        training=config,
+        lora=None if full_finetuning else lora,
+        model_init_kwargs={name: value for name, value in given.items() if value is not None},
+        difficulty=difficulty,
+        group_column=group_column,
+        source_column=source_column,
+        on_leak=on_leak,
+        tasks=task or (),
+        quick=quick,
+        sources={
+            name: Source(**public_name(names[name][0]), split=split_of(found), rows=len(found))
+            for name, found in rows.items()
+        },
+        commands=(command_line(context),),
+    )
+    typer.echo(markdown_table(result))
+    for warning in result.warnings:
+        typer.secho(warning, err=True)
+    typer.echo(f"{output / 'index.html'} shows it, {output / 'comparison.json'} holds it.")
+    if push_to_hub is not None:
+        from ..comparison.hub import push_comparison
+
+        typer.echo(push_comparison(output, push_to_hub, token))
+
+
+def _number(kind: Any, option: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}, which is no {'whole ' if kind is int else ''}number.") from None
+
+
+def _training(path: Path | None) -> tuple[dict, Any]:
+    """Fields of SFTConfig, and of LoraConfig (`"auto"` where there are none)."""
+    if path is None:
+        return {}, "auto"
+    from .config import read_values
+
+    values = read_values(path)
+    lora = values.pop("lora", "auto")
+    if lora is not None and lora != "auto" and not isinstance(lora, dict):
+        raise ValueError(f"{path} has a {type(lora).__name__} as 'lora', which holds fields of LoraConfig.")
+    return values, lora

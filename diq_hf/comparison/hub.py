@@ -1,0 +1,43 @@
+"""A comparison beside the subset that it is about: files in a dataset repository."""
+
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from ..recipe import read_json
+from .results import Comparison
+
+
+FILES = ("index.html", "comparison.json", "table.md")
+
+
+def push_comparison(folder: str | Path, repo_id: str, token: str | None = None) -> str:
+    """Puts a comparison's page, table and numbers into a dataset repository, in one commit.
+
+    Args:
+        folder (`str` or `Path`):
+            What [`compare`] wrote.
+        repo_id (`str`):
+            The repository, of a subset that [`push_subset`] published as a rule; it is made if there is none.
+        token (`str`, *optional*):
+            Access token, by default that of `hf auth login`.
+
+    Returns:
+        `str`: Address of the folder there, `comparison/<digest>`. Nothing else in the repository is touched.
+
+    Raises:
+        `FileNotFoundError`: The folder holds no finished comparison.
+    """
+    folder = Path(folder)
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} has no {missing[0]}: let `compare` finish there first.")
+    comparison = Comparison.from_json(read_json(folder / "comparison.json"), str(folder / "comparison.json"))
+    api, place = HfApi(token=token), f"comparison/{comparison.digest[:8]}"
+    api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd(f"{place}/{name}", str(folder / name)) for name in FILES],
+        repo_type="dataset",
+        commit_message="Add a comparison of selections",
+    )
+    return f"{api.endpoint}/datasets/{repo_id}/tree/main/{place}"
