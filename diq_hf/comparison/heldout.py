@@ -16,8 +16,7 @@ import numpy as np
 from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 from torch import nn
 
-from ..digest import digest
-from ..rows.encoded import EncodedRow, RowError, rows_digest
+from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import RowEncoder
 from ..rows.messages import readable
 from ..rows.validation import row_name
@@ -116,15 +115,6 @@ class HeldOut:
     def tokens(self) -> tuple[int, ...]:
         """Each row's trained tokens."""
         return tuple(row.num_trained for row in self.rows)
-
-    @property
-    def digest(self) -> str:
-        """Of all that its measurements come from."""
-        questions = [
-            [rows_digest(question.replies), question.right, question.characters if self.normalize else None]
-            for question in self.questions
-        ]
-        return digest([rows_digest(self.rows), questions])
 
     def measure(
         self,

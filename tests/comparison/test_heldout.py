@@ -195,21 +195,3 @@ def test_a_diverged_model_is_no_result(model, tokenizer, pool):
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"down_proj.weight` are not finite: the training has diverged"):
         heldout.measure(model)
-
-
-def test_digest_is_of_all_that_is_measured(tokenizer, pool):
-    encoder = RowEncoder(tokenizer)
-
-    def digest(*rows, **settings):
-        return HeldOut(rows, encoder, **settings).digest
-
-    same = digest(*pool, question())
-    assert digest(*pool, question(options=[*OPTIONS.values()])) == same
-    others = [
-        digest(*pool),
-        digest(*pool[1:], question()),
-        digest(*pool, question(answer="A")),
-        digest(*pool, question(options=OPTIONS | {"D": "rest"})),
-        digest(*pool, question(), normalize=True),
-    ]
-    assert len({same, *others}) == 6
