@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch import nn
 
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import RowEncoder
 from ..rows.messages import readable
 from ..rows.validation import row_name
+from ..selection.texts import RowTexts
 from .forward import Forward
 
 
@@ -99,8 +100,7 @@ class HeldOut:
                 group = _group(row, group_column)
                 encoded, question = _encoded(row, encoder)
             except RowError as error:
-                shown = row if row.get("question") is None else {"text": row["question"]}
-                raise RowError(f"Held-out {row_name(i, i, shown)}: {error}") from error
+                raise _named(i, row, error) from error
             self.rows.append(encoded)
             groups.append(group)
             if question is not None:
@@ -167,6 +167,34 @@ class HeldOut:
         return losses, np.array(correct)
 
 
+def plain_texts(rows: Dataset) -> Dataset:
+    """What held-out rows say, as strings `prompt` and `completion`, by which they are looked for elsewhere.
+
+    Of a row that is a question alone they are the question and the right option.
+    """
+    read = RowTexts(rows)
+    texts = read(np.arange(len(rows))) if read.columns else [("", "")] * len(rows)
+    if set(QUESTION) <= set(rows.column_names):
+        for i, row in enumerate(rows.select_columns(list(QUESTION)).with_format(None)):
+            if texts[i] == ("", "") and _is_question(row):
+                try:
+                    letters, options = _options(row["options"])
+                    texts[i] = (row["question"], options[_right(row["answer"], letters, options)])
+                except RowError as error:
+                    raise _named(i, row, error) from error
+    prompts, completions = zip(*texts, strict=True)
+    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+
+
+def _named(i: int, row: Mapping, error: RowError) -> RowError:
+    shown = row if row.get("question") is None else {"text": row["question"]}
+    return RowError(f"Held-out {row_name(i, i, shown)}: {error}")
+
+
+def _is_question(row: Mapping) -> bool:
+    return all(row.get(name) is not None for name in QUESTION)
+
+
 def _group(row: Mapping, group_column: str | None) -> str:
     if group_column is None:
         return WITHOUT_GROUPS
@@ -178,15 +206,14 @@ def _group(row: Mapping, group_column: str | None) -> str:
 
 def _encoded(row: Mapping, encoder: RowEncoder) -> tuple[EncodedRow, Question | None]:
     """What the row's loss is taken on, and its question if it has one."""
-    given = [name for name in QUESTION if row.get(name) is not None]
-    question = _question(row, replace(encoder, max_length=None)) if len(given) == len(QUESTION) else None
+    question = _question(row, replace(encoder, max_length=None)) if _is_question(row) else None
     formats = ("input_ids", "prompt", "messages", "conversations", "chosen", encoder.dataset_text_field)
     if any(row.get(name) is not None for name in formats):
         return encoder(row), question
     if question is not None:
         return question.replies[question.right], question
-    if "options" in given or "question" in given:
-        missing = ", ".join(f"`{name}`" for name in QUESTION if name not in given)
+    if row.get("options") is not None or row.get("question") is not None:
+        missing = ", ".join(f"`{name}`" for name in QUESTION if row.get(name) is None)
         raise RowError(f"a question of multiple choice has `question`, `options` and `answer`; it lacks {missing}.")
     return encoder(row), None  # which says what formats there are
 
