@@ -94,6 +94,8 @@ templates = {
     name: len((files(room) / name).read_text(encoding="utf-8"))
     for room, name in (
         ("diq_hf.hub_cards", "difficulty_classifier.md.jinja"),
+        ("diq_hf.comparison", "templates/comparison.html.jinja"),
+        ("diq_hf.reporting", "templates/page.html.jinja"),
         ("diq_hf.reporting", "templates/report.html.jinja"),
     )
 }

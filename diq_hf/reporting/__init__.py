@@ -1,4 +1,5 @@
 """Scored datasets in; pages and figures out.
 
-`report` writes one HTML page ([`write_report`]), `figures` draws. Imports `selection` and `rows`.
+`report` writes one HTML page ([`write_report`]), `pages` fills templates, `figures` draws. Imports `selection` and
+`rows`.
 """

@@ -43,7 +43,7 @@ def plot_quadrants(scored: Any, rule: QuadrantRule, path: str | Path, title: str
         `Path`: `path`.
     """
     columns = score_columns(scored, (rule.difficulty_column, rule.influence_column))
-    figure, axes = _figure((7, 5))
+    figure, axes = new_figure((7, 5))
     _draw_quadrants(axes, *columns.values(), rule, np.asarray(selected, dtype=int))
     axes.set_title(title)
     figure.savefig(path, dpi=150)
@@ -66,7 +66,7 @@ def plot_moves(history: Any, path: str | Path) -> Path:
     steps, rows, selected = table["step"][:], table["row"][:], table["selected"][:]
     codes = np.array([-1 if code is None else code for code in history["quadrant"][:]])
     rounds = np.unique(steps)
-    figure, axes = _figure((max(6, 1.6 * len(rounds)), 5))
+    figure, axes = new_figure((max(6, 1.6 * len(rounds)), 5))
     curve = np.linspace(0, 1, 40)
     smooth = curve * curve * (3 - 2 * curve)
     before: dict[int, int] = {}
@@ -114,10 +114,10 @@ def page_figures(
     from matplotlib.ticker import LogLocator, NullLocator
 
     scored_rows = np.isfinite(difficulty) & np.isfinite(influence)
-    figure, axes = _figure((4.6, 4.2))
+    figure, axes = new_figure((4.6, 4.2))
     _draw_quadrants(axes, difficulty, influence, rule, selected, INK)
     axes.set_ylabel("influence")
-    figures = {"quadrants": _svg(figure)}
+    figures = {"quadrants": page_svg(figure)}
     histograms = [
         ("difficulty", difficulty[scored_rows], rule.difficulty_threshold),
         ("influence", influence[scored_rows], rule.influence_threshold),
@@ -125,15 +125,15 @@ def page_figures(
     if mismatch is not None and np.isfinite(mismatch).any():
         histograms.append(("mismatch", mismatch[np.isfinite(mismatch)], None))
     for name, values, threshold in histograms:
-        figure, axes = _figure((4.6, 2.6))
+        figure, axes = new_figure((4.6, 2.6))
         low, high = np.percentile(values, [0.5, 99.5])
         axes.hist(np.clip(values, low, high), bins=40, color=SELECTED)
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel(name)
         axes.set_ylabel("rows")
-        figures[name] = _svg(figure)
-    figure, axes = _figure((4.6, 3.2))
+        figures[name] = page_svg(figure)
+    figure, axes = new_figure((4.6, 3.2))
     codes = np.where(np.isfinite(lengths), rule.codes(difficulty, influence), -1)
     for code, name in enumerate(QUADRANTS):
         _scatter(axes, lengths[codes == code], influence[codes == code], len(codes), color=COLORS[name])
@@ -145,7 +145,7 @@ def page_figures(
     axes.axhline(rule.influence_threshold, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel(unit)
     axes.set_ylabel("influence")
-    figures["lengths"] = _svg(figure)
+    figures["lengths"] = page_svg(figure)
     return figures
 
 
@@ -186,7 +186,12 @@ def _scatter(axes: Any, x: np.ndarray, y: np.ndarray, total: int, **style: Any) 
     axes.scatter(x, y, s=18 if few else 4, linewidths=0, alpha=0.85 if few else 0.5, rasterized=not few, **style)
 
 
-def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
+def new_figure(size: tuple[float, float]) -> tuple[Any, Any]:
+    """An empty figure and its axes.
+
+    Raises:
+        `ImportError`: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # the plain figure: no window system is touched
     except ImportError as error:
@@ -198,7 +203,7 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def page_svg(figure: Any) -> str:
     """The figure as SVG inside a page: text as text, in the page's colour, on the page's ground."""
     import matplotlib
 

@@ -1,7 +1,5 @@
 """The page that shows a scored dataset: one HTML file that needs nothing else."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..files import replacing
 from ..ranks import spearman
 from ..rows.encoded import RowError
 from ..rows.formats import RowEncoder
@@ -20,6 +17,7 @@ from ..selection.scores import raw_columns, score_columns
 from ..selection.select import select_rows
 from ..selection.settings import settings_for
 from .figures import COLORS, NAMES, page_figures
+from .pages import write
 
 
 EXAMPLES = 5  # shown from each end of each quadrant
@@ -89,11 +87,7 @@ def write_report(
         raise ValueError(f"`max_rows` must be at least 1, got {max_rows}.")
     rule = rule or QuadrantRule.fit(scored)
     pool = _selected(scored, rule, dataset_text_field, selection | {"ratio": ratio, "num_rows": num_rows})
-    page = _render(_facts(pool, rule, dataset_text_field, max_rows) | {"title": title})
-    path = Path(path)
-    with replacing(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return path
+    return write(path, "report.html.jinja", _facts(pool, rule, dataset_text_field, max_rows) | {"title": title})
 
 
 def _selected(scored: Any, rule: QuadrantRule, text_field: str, arguments: dict[str, Any]) -> Any:
@@ -258,21 +252,3 @@ def _length_groups(
 
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _render(facts: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("diq_hf.reporting"),
-        autoescape=True,  # rows are strangers' text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    environment.filters |= {
-        "number": lambda value: "–" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}",
-        "integrity": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
-    }
-    return environment.get_template("report.html.jinja").render(facts)
