@@ -2,9 +2,9 @@
 
 A question of multiple choice is answered by the option that is the likeliest reply: the sum of log p over the tokens
 of the option's text as the assistant's turn, its end included, after the question in the model's chat format
-(`Question: ...\\nAnswer:` where there is none). Other options are not shown. This is what `lm-eval` calls `acc`; with
-`normalize` each sum is divided by the characters of the option's text, its `acc_norm`, which short options win less
-often.
+(`Question: ...\\nAnswer:` where there is none). Other options are not shown. But for the end, without which a reply
+that begins like another could never be told from it, this is what `lm-eval` calls `acc`; with `normalize` each sum is
+divided by the characters of the option's text, its `acc_norm`, which short options win less often.
 """
 
 import string
