@@ -6,9 +6,15 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SENTENCES
+from conftest import SENTENCES, chat
+from datasets import Dataset
 
 from diq_hf.comparison.bm25 import rank
+from diq_hf.comparison.pool import Pool, Scoring
+from diq_hf.comparison.rankings import add_rankings
+from diq_hf.comparison.strategies import Strategy
+from diq_hf.comparison.training import Training
+from diq_hf.rows.formats import RowEncoder
 
 
 POOL = [*SENTENCES, "Potassium, potassium and potassium!", "", "?", "fever " * 5 + SENTENCES[0]]
@@ -63,3 +69,20 @@ def test_without_the_package_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(ImportError, match=r"diq-hf\[compare\]"):
         rank(POOL, QUERIES)
+
+
+def test_words_of_the_chat_template_find_nothing(model, tokenizer, tmp_path):
+    """Here `user` and `assistant`, which every row has once it is rendered."""
+    rows = [
+        chat("Who may edit?", "The user, the assistant, the user."),
+        *(chat(f"{i}?", SENTENCES[i]) for i in range(4)),
+    ]
+    wanted = {"a": [chat("How?", SENTENCES[3])], "b": [{"text": SENTENCES[2]}, chat("What?", "No such words")]}
+    encoder = RowEncoder(tokenizer)
+    pool = Pool(Dataset.from_list(rows), tuple(map(encoder, rows)), {}, {}, Scoring(wanted, "ifd", encoder))
+    asked = [Strategy.parse("bm25")]
+    found = add_rankings(pool, asked, Training("unused", {"use_cpu": True}), (model, tokenizer), tmp_path)
+    texts = [" ".join(encoder.texts(row)) for row in rows]
+    expected = rank(texts, {"a": [f"How? {SENTENCES[3]}"], "b": [SENTENCES[2], "What? No such words"]})
+    assert np.allclose(found.scored["bm25"][:], expected)
+    assert expected[0] < expected[3:].min()
