@@ -24,7 +24,7 @@ from ..rows.validation import validation_groups
 from ..scoring.recipe import LIBRARIES
 from ..selection.leakage import find_leaks
 from ..selection.settings import MAX_SIMILARITY
-from .heldout import HeldOut
+from .heldout import HeldOut, plain_texts
 from .page import markdown_table, write_page
 from .plan import Plan, make_plan
 from .pool import Scoring, check_leaks, score_pool
@@ -138,7 +138,7 @@ def compare(
         pool, heldout = _some(pool, QUICK_POOL), _some(heldout, QUICK_HELDOUT)
     warnings = []
     if on_leak == "raise":
-        check_leaks(pool, heldout)
+        check_leaks(pool, plain_texts(heldout))
     else:
         heldout, dropped = _without_leaks(pool, heldout)
         warnings += [f"{dropped} held-out rows that stand in the pool were left out."] if dropped else []
@@ -277,7 +277,7 @@ def _some(rows: Dataset, most: int) -> Dataset:
 
 
 def _without_leaks(pool: Dataset, heldout: Dataset) -> tuple[Dataset, int]:
-    leaking = {leak.other_row for leak in find_leaks(pool, heldout, MAX_SIMILARITY)}
+    leaking = {leak.other_row for leak in find_leaks(pool, plain_texts(heldout), MAX_SIMILARITY)}
     if len(leaking) == len(heldout):
         raise ValueError("Every held-out row stands in the pool, so that nothing is left to measure by.")
     return heldout.select([i for i in range(len(heldout)) if i not in leaking]), len(leaking)

@@ -2,9 +2,9 @@
 
 A question of multiple choice is answered by the option that is the likeliest reply: the sum of log p over the tokens
 of the option's text as the assistant's turn, its end included, after the question in the model's chat format
-(`Question: ...\\nAnswer:` where there is none). Other options are not shown. This is what `lm-eval` calls `acc`; with
-`normalize` each sum is divided by the characters of the option's text, its `acc_norm`, which short options win less
-often.
+(`Question: ...\\nAnswer:` where there is none). Other options are not shown. But for the end, without which a reply
+that begins like another could never be told from it, this is what `lm-eval` calls `acc`; with `normalize` each sum is
+divided by the characters of the option's text, its `acc_norm`, which short options win less often.
 """
 
 import string
@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch import nn
 
-from ..engine.modes import evaluating
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import RowEncoder
 from ..rows.messages import readable
 from ..rows.validation import row_name
+from ..selection.texts import RowTexts
 from .forward import Forward
 
 
@@ -100,8 +100,7 @@ class HeldOut:
                 group = _group(row, group_column)
                 encoded, question = _encoded(row, encoder)
             except RowError as error:
-                shown = row if row.get("question") is None else {"text": row["question"]}
-                raise RowError(f"Held-out {row_name(i, i, shown)}: {error}") from error
+                raise _named(i, row, error) from error
             self.rows.append(encoded)
             groups.append(group)
             if question is not None:
@@ -168,6 +167,34 @@ class HeldOut:
         return losses, np.array(correct)
 
 
+def plain_texts(rows: Dataset) -> Dataset:
+    """What held-out rows say, as strings `prompt` and `completion`, by which they are looked for elsewhere.
+
+    Of a row that is a question alone they are the question and the right option.
+    """
+    read = RowTexts(rows)
+    texts = read(np.arange(len(rows))) if read.columns else [("", "")] * len(rows)
+    if set(QUESTION) <= set(rows.column_names):
+        for i, row in enumerate(rows.select_columns(list(QUESTION)).with_format(None)):
+            if texts[i] == ("", "") and _is_question(row):
+                try:
+                    letters, options = _options(row["options"])
+                    texts[i] = (row["question"], options[_right(row["answer"], letters, options)])
+                except RowError as error:
+                    raise _named(i, row, error) from error
+    prompts, completions = zip(*texts, strict=True)
+    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+
+
+def _named(i: int, row: Mapping, error: RowError) -> RowError:
+    shown = row if row.get("question") is None else {"text": row["question"]}
+    return RowError(f"Held-out {row_name(i, i, shown)}: {error}")
+
+
+def _is_question(row: Mapping) -> bool:
+    return all(row.get(name) is not None for name in QUESTION)
+
+
 def _group(row: Mapping, group_column: str | None) -> str:
     if group_column is None:
         return WITHOUT_GROUPS
@@ -179,15 +206,14 @@ def _group(row: Mapping, group_column: str | None) -> str:
 
 def _encoded(row: Mapping, encoder: RowEncoder) -> tuple[EncodedRow, Question | None]:
     """What the row's loss is taken on, and its question if it has one."""
-    given = [name for name in QUESTION if row.get(name) is not None]
-    question = _question(row, replace(encoder, max_length=None)) if len(given) == len(QUESTION) else None
+    question = _question(row, replace(encoder, max_length=None)) if _is_question(row) else None
     formats = ("input_ids", "prompt", "messages", "conversations", "chosen", encoder.dataset_text_field)
     if any(row.get(name) is not None for name in formats):
         return encoder(row), question
     if question is not None:
         return question.replies[question.right], question
-    if "options" in given or "question" in given:
-        missing = ", ".join(f"`{name}`" for name in QUESTION if name not in given)
+    if row.get("options") is not None or row.get("question") is not None:
+        missing = ", ".join(f"`{name}`" for name in QUESTION if row.get(name) is None)
         raise RowError(f"a question of multiple choice has `question`, `options` and `answer`; it lacks {missing}.")
     return encoder(row), None  # which says what formats there are
 
@@ -252,45 +278,3 @@ def _right(answer: Any, letters: list[str], texts: list[str]) -> int:
     if len(found) > 1 or texts.count(texts[right]) > 1:
         raise RowError(f"its `answer` {answer!r} may mean several of its options. Give a letter, each text once.")
     return right
-
-
-def lm_eval_tasks(model: nn.Module, tokenizer: Any, tasks: Sequence[str], **settings: Any) -> dict[str, float]:
-    """Accuracy on tasks of `lm-eval`, by their names there.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            A causal language model.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        tasks (`Sequence[str]`):
-            Names of tasks or of groups of them.
-        settings (*optional*):
-            Other arguments of `lm_eval.simple_evaluate`, such as `num_fewshot` or `limit`.
-
-    Returns:
-        `dict[str, float]`: each task's `acc`.
-
-    Raises:
-        `ImportError`: `lm-eval` is not installed.
-        `ValueError`: A task has no `acc`.
-    """
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise ImportError(
-            f"{', '.join(tasks)}: such tasks are lm-eval's. Install it, `pip install lm_eval[hf]`, or leave them out."
-        ) from error
-    settings = {"bootstrap_iters": 0, "log_samples": False} | settings
-    with evaluating(model):
-        found = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer), tasks=list(tasks), **settings)
-    accuracy = {}
-    for task in tasks:
-        metrics = found["results"].get(task, {})
-        if "acc,none" not in metrics:
-            raise ValueError(
-                f"lm-eval gives no `acc` for {task!r} but {sorted(metrics)}. Name tasks of multiple choice, or a "
-                "group that has a mean of its own."
-            )
-        accuracy[task] = float(metrics["acc,none"])
-    return accuracy

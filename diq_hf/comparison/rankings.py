@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from ..digest import digest, model_digest
 from ..files import replacing
 from ..rows.encoded import rows_digest
-from ..selection.texts import RowTexts
 from .batches import TokenBatches
 from .less import LessCheckpoint, moments
 from .less import rank as less_rank
@@ -59,9 +58,12 @@ def add_rankings(
     def bm25() -> tuple[np.ndarray, Work]:
         from .bm25 import rank as bm25_rank  # of an extra
 
-        texts = [" ".join(filter(None, text)) for text in RowTexts(pool.scored)(usable)]
-        queries = [loaded[1].decode(row.input_ids, skip_special_tokens=True) for row in validation]
-        return bm25_rank(texts, queries), Work()
+        def said(rows: Iterable[Mapping]) -> list[str]:
+            # The rows' own words: those of a chat template would be rare ones.
+            return [" ".join(filter(None, pool.scoring.encoder.texts(row))) for row in rows]
+
+        wanted = {name: said(rows) for name, rows in pool.scoring.validation.items()}
+        return bm25_rank(said(pool.trainable(usable)), wanted), Work()
 
     scored, works = pool.scored, dict(pool.works)
     rankings: Mapping[str, Callable[[], tuple[np.ndarray, Work]]] = {"less": less, "rds": rds, "bm25": bm25}

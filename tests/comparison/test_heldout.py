@@ -8,9 +8,10 @@ from datasets import Dataset
 from oracle import with_lora
 from peft import LoraConfig, get_peft_model
 
-from diq_hf.comparison.heldout import HeldOut, lm_eval_tasks
+from diq_hf.comparison.heldout import HeldOut, plain_texts
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
+from diq_hf.selection.leakage import find_leaks
 
 
 OPTIONS = {"A": "calcium", "B": "insulin moves potassium into cells", "C": "antibiotics"}
@@ -197,7 +198,14 @@ def test_a_diverged_model_is_no_result(model, tokenizer, pool):
         heldout.measure(model)
 
 
-def test_tasks_need_a_package(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(ImportError, match="pip install"):
-        lm_eval_tasks(None, None, ["arc_easy"])
+def test_questions_are_found_in_a_pool(pool):
+    """By their texts: of rows and questions together, and of questions alone, whose columns no format has."""
+    asked = chat(QUESTION["question"], "Insulin, I think.")
+    train = Dataset.from_list([pool[0], asked])
+    for rows in ([question(answer=1)], [pool[3] | dict.fromkeys(QUESTION), dict.fromkeys(pool[3]) | question()]):
+        leaks = find_leaks(train, plain_texts(Dataset.from_list(rows)))
+        assert [(leak.pool_row, leak.other_row, leak.by) for leak in leaks] == [(1, len(rows) - 1, "prompt")]
+    texts = plain_texts(Dataset.from_list([pool[3] | question()]))
+    assert texts[0] == {"prompt": pool[3]["prompt"][0]["content"], "completion": pool[3]["completion"][0]["content"]}
+    with pytest.raises(RowError, match=r"Held-out Row 1 \(.*none of its options"):
+        plain_texts(Dataset.from_list([question(), question(answer="D")]))

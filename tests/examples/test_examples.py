@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from trl import SFTConfig
 
 from diq_hf import DIQScorer
+from diq_hf.comparison.heldout import HeldOut
 from diq_hf.rows.formats import RowEncoder
 
 
@@ -42,7 +43,7 @@ def folder(tmp_path, pool, validation, monkeypatch):
     paper.write_rows(tmp_path / "questions.jsonl", questions)
     huatuo = [{"Question": question, "Complex_CoT": "Hm.", "Response": answer} for question, answer in texts]
     paper.write_rows(tmp_path / "huatuo.jsonl", huatuo)
-    task = [{"question": f"Which ion {i}?", "options": options, "answer": "ABD"[i % 3]} for i in range(24)]
+    task = [{"question": f"Which ion {i}?", "options": options, "answer": "ABD"[i % 3]} for i in range(50)]
     paper.write_rows(tmp_path / "ions.jsonl", task)
     return tmp_path
 
@@ -121,25 +122,26 @@ def test_several_gpus(folder, model_folder, pool, validation):
 
 def test_paper(folder, run, model_folder):
     common = ["--work", "out", "--model", model_folder, "--max_length", 512]
-    shown = run("paper/paper.py", "prepare", *common, "--pool", "huatuo.jsonl", "--tasks", "ions.jsonl")
-    assert "ions: 20 validation rows, 4 test questions" in shown
-    validation, test = ((folder / "out" / name).read_text() for name in ("validation.jsonl", "tasks/ions.jsonl"))
-    assert {i for i in range(24) if f"ion {i}?" in test} == {i for i in range(24) if f"ion {i}?" not in validation}
+    task = ["--tasks", "ions.jsonl"]
+    shown = run("paper/paper.py", "prepare", *common, "--pool", "huatuo.jsonl", *task)
+    assert "ions: 45 validation rows, 5 test questions" in shown
+    validation, test = ((folder / "out" / name).read_text() for name in ("validation.jsonl", "heldout.jsonl"))
+    assert {i for i in range(50) if f"ion {i}?" in test} == {i for i in range(50) if f"ion {i}?" not in validation}
+    assert "45 validation rows, 3 test questions" in run(
+        "paper/paper.py", "prepare", *common, "--pool", "huatuo.jsonl", *task, "--limit", 3
+    )
     run("paper/paper.py", "score", *common)
     assert "influence_ions" in load_from_disk("out/scored").column_names
-    assert "diq-0.1: 1 rows" in run("paper/paper.py", "select", *common)
-    run("paper/paper.py", "train", "diq-0.1", *common)
-    run("paper/paper.py", "evaluate", "diq-0.1", *common)
-    run("paper/paper.py", "evaluate", "base", *common)
-    run("paper/paper.py", "evaluate", "base", *common, "--limit", 2, "--max_new_tokens", 3)
-    table = run("paper/paper.py", "table", *common)
-    assert re.search(r"\| base \| +[\d.]+ \| [\d.]+ \| generated \|", table)
-    assert re.search(r"\| base \| [\d.]+ \| [\d.]+ \| likelihood \|", table)
-    assert re.search(r"\| diq-0.1 \| [\d.]+ \| [\d.]+ \| likelihood \|", table)
+    small = ["--ratio", 0.4, "--seeds", 0, "--batch_size", 4]
+    table = run("paper/paper.py", "compare", *common, "--strategies", "diq-paper", "length", *small)
+    assert "diq-paper" in table and "random" in table
+    compared = json.loads((folder / "out/compared/comparison.json").read_text())
+    assert compared["heldout"]["question_groups"] == ["ions"] * 3
+    assert all(len(done["correct"]) == 3 for done in compared["runs"])
 
 
-def test_likeliest_answer(model, tokenizer):
-    rows = [{"question": f"Which {i}?", "options": {"B": "x", "A": "y", "C": None}} for i in range(4)]
+def test_a_letter_is_the_likeliest_end_of_an_answer(model, tokenizer):
+    rows = [{"question": f"Which {i}?", "options": {"B": "x", "A": "y", "C": None}, "answer": "A"} for i in range(4)]
     expected = []
     for row in rows:
         likelihoods = {}
@@ -151,22 +153,9 @@ def test_likeliest_answer(model, tokenizer):
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
             places = range(len(prompt), len(prompt) + len(answer))
             likelihoods[letter] = sum(logits[i - 1, token].item() for i, token in zip(places, answer, strict=True))
-        expected.append(max(likelihoods, key=likelihoods.get))
-    assert paper.likeliest(model, RowEncoder(tokenizer, max_length=None), rows) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("So the answer is B.", "B"),
-        ("The answer is A? No. The answer is: **(D)**", "D"),
-        ("the Answer is [c]", "C"),
-        ("The answer is Because", None),
-        ("B", None),
-    ],
-)
-def test_read_answer(text, letter):
-    assert paper.read_answer(text) == letter
+        expected.append(float(likelihoods["A"] > likelihoods["B"]))
+    heldout = HeldOut(list(map(paper.as_heldout, rows)), RowEncoder(tokenizer))
+    assert heldout.measure(model)[1].tolist() == expected
 
 
 def test_hub_rows_of_the_paper():
