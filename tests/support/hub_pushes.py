@@ -1,8 +1,11 @@
 """Cases: what a push publishes, beside what others have there, and what it refuses."""
 
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
+from comparisons import made_up
 from datasets import Dataset, load_dataset
 from hub_kit import HUB, ME, POOL, RECIPE, TENTH, TOKEN, make_pool, push, readme, refusal, rows, write
 from huggingface_hub import DatasetCard
@@ -10,6 +13,8 @@ from typer.testing import CliRunner
 
 from diq_hf import load_subset, select_subset, verify_subset
 from diq_hf.cli.__main__ import app
+from diq_hf.comparison.compare import save
+from diq_hf.comparison.hub import push_comparison
 from diq_hf.publishing import hub
 from diq_hf.recipe import Recipe
 
@@ -197,3 +202,21 @@ def case_texts_of_others_in_the_card():
         assert verify_subset("me/named")["diq_10pct"] == ([], True, True)
     assert readme("me/named").count("<!-- diq:diq_10pct -->") == 1
     assert load_subset("me/named")[1].validation[0].group == name
+
+
+def case_a_comparison_beside_the_card():
+    url = push("me/compared")
+    assert url
+    before = HUB.files("me/compared")
+    comparison = made_up()
+    with tempfile.TemporaryDirectory() as folder:
+        save(comparison, Path(folder))
+        place = push_comparison(folder, "me/compared", TOKEN)
+        pages = {name: (Path(folder) / name).read_bytes() for name in ("index.html", "comparison.json", "table.md")}
+    assert place.endswith(f"/datasets/me/compared/tree/main/comparison/{comparison.digest[:8]}")
+    added = {path: data for path, data in HUB.files("me/compared").items() if path not in before}
+    assert {Path(path).name: data for path, data in added.items()} == pages
+    assert rows("me/compared")  # the subset is what it was
+    assert not verify_subset("me/compared")["diq_10pct"].problems
+    with tempfile.TemporaryDirectory() as folder:
+        assert "let `compare` finish" in refusal(push_comparison, folder, "me/compared", TOKEN)
