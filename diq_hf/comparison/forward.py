@@ -52,11 +52,12 @@ class Forward:
         pool: Callable[[torch.Tensor], torch.Tensor],
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """What `pool` makes of each row's last hidden states, `(tokens, hidden_size)`, as float64 a row."""
+        """What `pool` makes of each row's last hidden states, in float32 or wider: float64, a vector a row."""
 
         def pooled(batch: Batch) -> torch.Tensor:
             hidden = self.backbone(**batch.model_inputs).last_hidden_state
-            return torch.stack([pool(row.double()) for row in batch.rows(hidden)])
+            wide = torch.promote_types(hidden.dtype, torch.float32)  # not every device has float64
+            return torch.stack([pool(row.to(wide)) for row in batch.rows(hidden)])
 
         return self._run(rows, pooled, progress)
 
