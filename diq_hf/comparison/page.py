@@ -50,18 +50,24 @@ def markdown_table(comparison: Comparison) -> str:
     """
     book = _Book(comparison)
     several = len(comparison.ratios) > 1
-    heads = ["strategy", "rows", "all", *map(code, book.groups), f"against {BASELINE} (95 %)", "epochs"]
+    heads = ["strategy", "rows", "all", *map(code, book.groups), f"against {BASELINE} (95 %)"]
+    heads += ["right answers", f"against {BASELINE}, points"] if book.has_questions else []
+    heads += ["epochs"]
     lines = [[*(["budget"] if several else []), *heads]]
     lines.append(
         ["---", *["---:"] * (len(lines[0]) - 1)] if not several else ["---:", "---", *["---:"] * len(heads[1:])]
     )
     for ratio in comparison.ratios:
         before = [f"{value:.3f}" for value in book.before.values()]
-        lines.append([*([percent(ratio)] if several else []), "none", "0", *before, "", "0"])
+        right = book.comparison.heldout.correct_before
+        answers = [f"{np.mean(right):.1%}" if right else "", ""] if book.has_questions else []
+        lines.append([*([percent(ratio)] if several else []), "none", "0", *before, "", *answers, "0"])
         for line in book.lines(ratio):
             losses = [f"{part.mean:.3f}" for part in (line["all"], *line["groups"])]
-            gap = interval(line["all"])
-            cells = [code(line["strategy"]), f"{line['rows']:,.0f}", *losses, gap, f"{line['cost'].epochs:.2f}"]
+            gaps = [interval(line["all"])]
+            if book.has_questions:
+                gaps += [f"{line['accuracy'].mean:.1%}", interval(line["accuracy"])]
+            cells = [code(line["strategy"]), f"{line['rows']:,.0f}", *losses, *gaps, f"{line['cost'].epochs:.2f}"]
             lines.append([*([percent(ratio)] if several else []), *cells])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{table}\n\n{book.reading}"

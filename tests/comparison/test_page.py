@@ -185,10 +185,11 @@ def test_what_is_not_known_is_left_out(tmp_path):
 
 def test_markdown_table(comparison):
     lines = markdown_table(comparison).splitlines()
-    assert lines[0] == ("| budget | strategy | rows | all | `medquad` | `pubmedqa` | against random (95 %) | epochs |")
+    heads = "| budget | strategy | rows | all | `medquad` | `pubmedqa` | against random (95 %) |"
+    assert lines[0] == f"{heads} right answers | against random, points | epochs |"
     assert lines[2].startswith("| 5 % | none | 0 | ")
     (line,) = (line for line in lines if line.startswith(f"| 10 % | `{LONG}`"))
-    assert re.search(r"\| −0\.\d{4} ★ \[−0\.\d{4}, −0\.\d{4}\] \| 2\.50 \|$", line)
+    assert re.search(r"\| −0\.\d{4} ★ \[−0\.\d{4}, −0\.\d{4}\] \| \d\d\.\d% \|.*\| 2\.50 \|$", line)
     assert lines[-1].startswith(
         "Held-out loss in nats a token, 60 rows, 3 seeds; a star: the 95 % interval over rows and"
     )
@@ -206,3 +207,13 @@ def test_points_stand_apart():
 @pytest.mark.parametrize(("seconds", "said"), [(3, "3 s"), (118, "118 s"), (150, "2.5 min"), (9000, "2.5 h")])
 def test_duration(seconds, said):
     assert duration(seconds) == said
+
+
+def test_questions_have_columns():
+    asked = made_up(questions=20)
+    lines = markdown_table(asked).splitlines()
+    heads = [head.strip() for head in lines[0].split("|")]
+    assert heads[-4:] == ["right answers", "against random, points", "epochs", ""]
+    for line, strategy in zip(lines[3:6], asked.strategies, strict=True):
+        right = np.mean([run.correct for run in asked.runs if run.strategy == strategy])
+        assert [cell.strip() for cell in line.split("|")][-4] == f"{right:.1%}"
