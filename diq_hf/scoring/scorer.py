@@ -14,13 +14,13 @@ from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
 from ..engine.projections import Projection
-from ..recipe import Recipe
+from ..recipe import Recipe, SelectionFacts
 from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
-from .columns import progress, reusable_difficulties, score_rows
+from .audit import Audit
+from .columns import count_unscored, progress, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
-from .landmarks import Audit
 from .mismatch import MismatchNull
 from .recipe import (
     Meter,
@@ -188,6 +188,7 @@ class DIQScorer(WholeDatasets):
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
         self.audit: Audit | None = None  # of the last `select`
+        self.selection: SelectionFacts | None = None  # likewise
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -301,7 +302,10 @@ class DIQScorer(WholeDatasets):
         if not isinstance(examples, LazyBatch):
             # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
             self.weights_digest.glance()
-        return score_rows(self, as_rows(values), indices, null=self.calibration)
+        found = score_rows(self, as_rows(values), indices, null=self.calibration)
+        if len(found["influence"]) > 1:
+            count_unscored(found["influence"])
+        return found
 
     def score_batch(
         self,

@@ -233,7 +233,7 @@ def select_rows(
     for column, shares in (settings.balance or {}).items():
         quotas = Quotas(*column_sources(scored, column), shares, budget)
     costs = ranking.num_trained.tolist() if in_tokens else [1] * len(scored)
-    filling = _Filling(budget, costs, quotas, copies, reasons)
+    filling = Filling(budget, costs, quotas, copies, reasons)
     filling.take(order)
     selection = Selection(np.array(filling.taken, dtype=np.int64), reasons, filling.duplicate_of, ranking, settings)
     if not may_be_short and not filling.done(whole=not in_tokens):
@@ -241,7 +241,7 @@ def select_rows(
     return selection
 
 
-def _shortfall(selection: Selection, filling: "_Filling", in_tokens: bool) -> str:
+def _shortfall(selection: Selection, filling: "Filling", in_tokens: bool) -> str:
     unit = "trained tokens" if in_tokens else "rows"
     others = {reason: count for reason, count in selection.counts.items() if reason not in REASONS[:2]}
     passed_over = ", ".join(f"{count} {reason}" for reason, count in others.items()) or "none"
@@ -257,8 +257,21 @@ def _shortfall(selection: Selection, filling: "_Filling", in_tokens: bool) -> st
     )
 
 
-class _Filling:
-    """A budget that is being filled."""
+class Filling:
+    """A budget that is being filled.
+
+    Args:
+        budget (`int`):
+            Rows or tokens.
+        costs (`list`):
+            What each row takes of it.
+        quotas ([`~diq_hf.selection.quotas.Quotas`], *optional*):
+            What may be taken of each source.
+        copies ([`Copies`] or [`KnownCopies`], *optional*):
+            Which rows repeat one that was taken.
+        reasons (`np.ndarray`):
+            What became of each row, written here.
+    """
 
     def __init__(
         self, budget: int, costs: list, quotas: Quotas | None, copies: Copies | KnownCopies | None, reasons: np.ndarray

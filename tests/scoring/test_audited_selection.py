@@ -6,8 +6,9 @@ from conftest import SENTENCES, chat, make_model
 from datasets import Dataset
 
 from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf.scoring.audit import Audit
 from diq_hf.scoring.features import text_features
-from diq_hf.scoring.landmarks import Audit, Search
+from diq_hf.scoring.landmarks import Search
 
 
 WORDS = [f"word{i}" for i in range(16)]
@@ -80,7 +81,7 @@ def test_same_seed_same_rows(pool):
 
 
 def test_too_few_to_learn_from(pool):
-    with pytest.raises(ValueError, match=r"Raise `max_scored`, or, for a pool this small, score every row"):
+    with pytest.raises(ValueError, match=r"12 of them as landmarks, and a predictor needs 24. Raise `max_scored`"):
         search(pool, 0, known=True, allowance=100)
 
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_done_is_refused(tokenizer, validation, tmp_path):
     pool, scorer = Dataset.from_list(ROWS), make()
     scorer.engine.score = None
     with pytest.raises(ValueError, match=r"200 rows are asked for, and 148 may be scored. Raise `max_scored`"):
-        scorer.select(pool, num_rows=200)
+        scorer.select(pool, num_rows=200, max_scored=0.45)
     with pytest.raises(ValueError, match="`max_mismatch` needs the column 'mismatch'"):
         scorer.select(pool, num_rows=10, max_mismatch=0.1)
     with pytest.raises(
