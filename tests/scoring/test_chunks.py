@@ -1,7 +1,6 @@
 """Scoring by chunks: resumed, shared out and interrupted runs against one that nothing disturbed."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -9,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import SUPPORT, make_encoder, make_model
+from conftest import make_encoder, make_model
 from datasets import Dataset, DatasetDict
+from killing import run_killed
 
 from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.engine.influence import Direction
@@ -32,14 +32,6 @@ def make_scorer(tokenizer, validation):
         return scorer
 
     return make
-
-
-def run_killed(folder, kills, world):
-    folder.mkdir()
-    command = [sys.executable, SUPPORT / "killed_runs.py", folder, str(kills), str(world)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def test_same_as_map(make_scorer, dataset, tmp_path):
@@ -249,17 +241,17 @@ scorer.score(ds, cache_dir=r"{tmp_path / "chunks"}")
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """One process that scores 100 chunks."""
-    return run_killed(tmp_path_factory.mktemp("one") / "run", 0, 1)
+    return run_killed("killed_runs.py", tmp_path_factory.mktemp("one") / "run", 0, 1)
 
 
 def test_two_processes_give_the_same_bits_as_one(undisturbed, tmp_path):
-    two = run_killed(tmp_path / "two", 0, 2)
+    two = run_killed("killed_runs.py", tmp_path / "two", 0, 2)
     assert two["columns"] == undisturbed["columns"]
     assert two["started"] == undisturbed["started"] == 100
 
 
 def test_killed_again_and_again(undisturbed, tmp_path):
-    killed = run_killed(tmp_path / "killed", 20, 2)
+    killed = run_killed("killed_runs.py", tmp_path / "killed", 20, 2)
     assert killed["columns"] == undisturbed["columns"]
     assert killed["killed"] == 20
     # Each kill costs at most the one chunk that each of the two processes had in hand.
