@@ -1,6 +1,6 @@
 """The choice: rows are taken in their order until the budget is met, and every other row is told why it was not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,6 +197,7 @@ def select_rows(
     rule: QuadrantRule | None = None,
     known_copies: np.ndarray | None = None,
     may_be_short: bool = False,
+    read: Callable[[np.ndarray], list[tuple[str, str]]] | None = None,
 ) -> Selection:
     """As [`select_subset`], by settings in which nothing is `"auto"`.
 
@@ -211,6 +212,8 @@ def select_rows(
             For each row the row that it repeats, -1 for none, where texts are not at hand.
         may_be_short (`bool`, *optional*, defaults to `False`):
             Take what there is where the budget cannot be met.
+        read (`Callable`, *optional*):
+            Prompts and answers of some rows, where `scored` has none.
     """
     check_settings(settings)
     ranking = rank_rows(scored, settings, rule)
@@ -226,7 +229,8 @@ def select_rows(
         if known_copies is not None:
             copies = KnownCopies(known_copies)
         else:
-            copies = Copies(RowTexts(scored, settings.text_columns), order, settings.max_similarity)
+            read = RowTexts(scored, settings.text_columns) if read is None else read
+            copies = Copies(read, order, settings.max_similarity)
     in_tokens = settings.num_tokens is not None
     budget = settings.num_tokens if in_tokens else row_budget(len(scored), settings.ratio, settings.num_rows)
     quotas = None

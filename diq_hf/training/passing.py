@@ -1,10 +1,11 @@
-"""Rows of a trainer's pool that are passed over whatever their scores: wrong answers, and rows that are there twice."""
+"""Rows of a trainer's pool that are passed over whatever their scores: wrong answers, and copies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from datasets import Dataset
 from transformers.utils import logging
@@ -86,11 +87,11 @@ def _repeated(dataset: Dataset, names: list[str], usable: np.ndarray) -> np.ndar
     for table in dataset.select_columns(names).with_format("arrow").iter(1000):
         digests = [xxhash.xxh3_128() for _ in range(len(table))]
         for name in names:
-            column = table.column(name).combine_chunks()
-            values, ends = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
+            column = table.column(name).cast(pa.list_(pa.int64())).combine_chunks()
+            values, ends = column.values.to_numpy(), column.offsets.to_numpy()
             for digest, start, end in zip(digests, ends, ends[1:], strict=False):
-                digest.update(f"{end - start} ")
-                digest.update(np.ascontiguousarray(values[start:end], dtype=np.int64))
+                digest.update(f"{end - start} ".encode())
+                digest.update(values[start:end].tobytes())
         for digest in digests:
             key = digest.digest()
             repeated[row] = key in seen

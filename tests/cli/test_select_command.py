@@ -59,14 +59,14 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
 
 
 def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, validation):
-    """By the same options, which reach the scorer; the pool is saved beside the subset, with a reason for every row."""
+    """By the same options, which reach the scorer; the pool is saved beside the subset, with reasons."""
     options = {
         name: {option.name for option in get_command(app).commands[name].params} for name in ("score", "select")
     }
     assert options["score"] - options["select"] == {"dataset", "projection_dim"}
     pool = [chat(f"{i}?", f"{SENTENCES[i % 4]} {i}") | {"level": i % 7, "source": "ab"[i % 2]} for i in range(40)]
     rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
-    folder = write_rows(tmp_path, pool=pool + [{"prompt": [], "completion": []}], validation=rows)
+    folder = write_rows(tmp_path, pool=[*pool, {"prompt": [], "completion": []}], validation=rows)
     (tmp_path / "template.jinja").write_text(TEMPLATE.replace("<|start|>", "<s>"))
     given = ["--model", model_folder, "--validation", folder / "validation.jsonl", "--cache-dir", tmp_path / "chunks"]
     given += [
