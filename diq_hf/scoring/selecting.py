@@ -20,7 +20,7 @@ from ..selection.proof import derive_selection
 from ..selection.quotas import Quotas, column_sources
 from ..selection.select import BEYOND, Filling
 from .audit import Audit
-from .chunks import launched_state
+from .chunks import launched_state, reusable_difficulty
 from .columns import count_unscored
 from .examples import as_rows, read_columns
 from .features import text_features
@@ -60,9 +60,10 @@ def select_audited(
         raise ValueError("The dataset has a column 'num_trained' of its own. Rename or remove it.")
     state = launched_state(scorer.engine.device) if accelerator is None else accelerator
     parts: list[Dataset] = []
+    places = chunk_size, cache_dir
 
     def score(rows: np.ndarray) -> dict[str, np.ndarray]:
-        part = scorer.score_part(dataset.select(rows), chunk_size, cache_dir, accelerator)
+        part = scorer.score_part(dataset.select(rows), *places, accelerator)
         parts.append(part.select_columns(list(scorer.columns)).add_column("diq_row", rows))
         return {name: np.array(part[name][:], dtype=float) for name in _WANTED & set(scorer.columns)}
 
@@ -70,7 +71,7 @@ def select_audited(
     try:
         if scorer.tests_mismatch:
             scorer.share_null(dataset, cache_dir, accelerator)  # of the whole pool, not of each part
-        look = lambda score: _look(scorer, dataset, settings, max_scored, score)  # noqa: E731
+        look = lambda score: _look(scorer, dataset, settings, max_scored, places, score)  # noqa: E731
         found = _led(look, score, state)
     finally:
         scorer.calibration = given
@@ -120,7 +121,14 @@ def _led(look: Callable[[Callable], Found], score: Callable[[np.ndarray], dict],
     return tell(found)
 
 
-def _look(scorer: Any, dataset: Dataset, settings: SelectionSettings, max_scored: float | None, score) -> Found:
+def _look(
+    scorer: Any,
+    dataset: Dataset,
+    settings: SelectionSettings,
+    max_scored: float | None,
+    places: tuple,
+    score: Callable,
+) -> Found:
     """Scores the most promising rows of a dataset, by [`Search`]."""
     source = scorer.difficulty
     rows = as_rows(read_columns(dataset[:], [*scorer.encoder.columns, *source.columns]))
@@ -130,7 +138,7 @@ def _look(scorer: Any, dataset: Dataset, settings: SelectionSettings, max_scored
     known, difficulty = for_nothing or source.reusable, None
     allowance = _allowance(len(dataset), max_scored, known, None if settings.num_tokens else budget)
     if for_nothing or (known and allowance < len(pool)):
-        difficulty = _difficulty(scorer, [rows[i] for i in pool], pool, num_tokens)
+        difficulty = _difficulty(scorer, dataset, places, pool, [rows[i] for i in pool], num_tokens)
         fits = np.isfinite(difficulty)
         texts = [text for text, kept in zip(texts, fits, strict=True) if kept]
         values = pool, difficulty, num_tokens, num_trained
@@ -233,7 +241,9 @@ def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, list[tuple
     return np.array(kept), texts, *np.array(counts, dtype=float).T
 
 
-def _difficulty(scorer: Any, rows: Sequence[dict], positions: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
+def _difficulty(
+    scorer: Any, dataset: Dataset, places: tuple, pool: np.ndarray, rows: Sequence[dict], num_tokens: np.ndarray
+) -> np.ndarray:
     """The difficulty of every row, from a source that needs no scoring model."""
     source = scorer.difficulty
     if isinstance(source, ColumnDifficulty):
@@ -243,12 +253,12 @@ def _difficulty(scorer: Any, rows: Sequence[dict], positions: np.ndarray, num_to
                 found[i] = source.prepare(row, scorer.encoder)
             except RowError as error:
                 if scorer.on_bad_row == "raise":
-                    message = f"Row {positions[i]}: {error} Or pass `on_bad_row='skip'` to leave such rows out."
+                    message = f"Row {pool[i]}: {error} Or pass `on_bad_row='skip'` to leave such rows out."
                     raise RowError(message) from error
     elif isinstance(source, NumTokensDifficulty):
         found = num_tokens
     else:
-        found = scorer.difficulties({name: [row[name] for row in rows] for name in rows[0]})["difficulty"]
+        found = reusable_difficulty(scorer, dataset, *places)[pool]
     # As the column will hold it, so that a threshold means the same there.
     return found if "difficulty" in source.columns else found.astype(np.float32).astype(float)
 

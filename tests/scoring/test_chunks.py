@@ -16,6 +16,7 @@ from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.engine.influence import Direction
 from diq_hf.engine.tensor_files import load_tensors, save_tensors
 from diq_hf.files import replacing
+from diq_hf.scoring.chunks import reusable_difficulty
 
 
 @pytest.fixture
@@ -170,6 +171,19 @@ def test_classifier_runs_once_for_all_models(make_scorer, make_source, dataset, 
     make_scorer(difficulty=other).score(dataset, chunk_size=2, cache_dir=tmp_path)
     make_scorer(difficulty=second).score(dataset.select([0]), chunk_size=2, cache_dir=tmp_path)
     assert len(other.read) == len(dataset) and len(second.read) == 1
+
+
+def test_difficulties_alone_are_kept_as_well(make_scorer, make_source, dataset, tmp_path):
+    """As `select` asks for them; a row that the source cannot read has none."""
+    first, second = make_source(), make_source()
+    found = reusable_difficulty(make_scorer(difficulty=first), dataset, 2, tmp_path)
+    scorer = make_scorer(difficulty=second)
+    scored = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
+    assert found.astype(np.float32).tolist() == scored["difficulty"][:]
+    assert reusable_difficulty(scorer, dataset, 2, tmp_path).tolist() == found.tolist()
+    assert len(first.read) == len(dataset) and second.read == []
+    bad = Dataset.from_list([*dataset, dataset[0] | {"prompt": []}])
+    assert np.isnan(reusable_difficulty(scorer, bad, 3, tmp_path)).tolist() == [False] * 7 + [True]
 
 
 def test_token_ids_are_read_by_their_own_tokenizer(make_scorer, make_source, dataset, tokenizer):
