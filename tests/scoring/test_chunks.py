@@ -181,7 +181,7 @@ def test_difficulties_alone_are_kept_as_well(make_scorer, make_source, dataset, 
     scored = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
     assert found.astype(np.float32).tolist() == scored["difficulty"][:]
     assert reusable_difficulty(scorer, dataset, 2, tmp_path).tolist() == found.tolist()
-    assert len(first.read) == len(dataset) and second.read == []
+    assert len(first.read) == len(dataset) and second.read == []  # before rows that are not known
     bad = Dataset.from_list([*dataset, dataset[0] | {"prompt": []}])
     assert np.isnan(reusable_difficulty(scorer, bad, 3, tmp_path)).tolist() == [False] * 7 + [True]
 
