@@ -44,7 +44,7 @@ def derive_selection(
     """
     if settings.strategy is None:
         percentiles = settings.difficulty_percentile, settings.influence_percentile
-        rule = QuadrantRule.fit(scored, *percentiles)
+        rule = QuadrantRule(*settings.thresholds) if settings.thresholds else QuadrantRule.fit(scored, *percentiles)
         pool = subset = rule.annotate(scored)
         reasons = None
     else:
