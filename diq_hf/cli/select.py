@@ -119,7 +119,7 @@ def select(
     pool, subset, selection = derive_selection(rows, settings_for(rows, **settings))
     recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))
-    recipe = replace(recipe, commands=commands, selection=selection)
+    recipe = replace(recipe, commands=commands, selection=selection, audit=None)  # an audit is of another selection
     save_dataset(subset, output, overwrite, recipe)
     if pool_output is not None:
         save_dataset(pool, pool_output, overwrite, recipe)
