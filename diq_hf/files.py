@@ -6,12 +6,14 @@ in a folder that others write to as well, nobody can put a link in its way, and 
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 UNFINISHED = ".unfinished-"
@@ -127,6 +129,22 @@ def remove_leftovers(folder: str | Path, older_than: float = DAY) -> None:
             written = max(os.lstat(path).st_mtime for path in (leftover, *leftover.rglob("*")))
             if time.time() - written > older_than:
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_json(path: str | Path, name: str | None = None) -> Any:
+    """A JSON file, in which no number may be NaN or infinite; errors call it by `name`.
+
+    Raises:
+        `ValueError`: It is torn or not JSON.
+    """
+
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is no JSON number")
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError, too
+        raise ValueError(f"{name or path} cannot be read as JSON: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ its way through an older one. Only the selection (`_CLOSED`) refuses them: deriv
 would be another selection.
 """
 
-import json
 import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+from .files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +185,7 @@ class QuadrantCounts(Facts):
 class SelectionSettings(Facts):
     """How rows are selected: the arguments of [`~diq_hf.select_subset`]. The defaults are the paper's, with nothing
     passed over; `strategy` is `None` for the whole pool, and equal shares of a column are a `balance` without shares.
+    `thresholds` (of difficulty, and of what influences are worth) are estimates, where not every row was scored.
     """
 
     strategy: str | None = "diq"
@@ -200,6 +202,7 @@ class SelectionSettings(Facts):
     text_columns: tuple[str, ...] | None = None
     balance: Mapping[str, Mapping[str, float]] | None = None
     turns: tuple[str, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
 
     _CLOSED: ClassVar[bool] = True
 
@@ -307,22 +310,6 @@ class Recipe(Facts):
             `ValueError`: It is torn, no JSON, or not a recipe; the error names file and key.
         """
         return cls.from_json(read_json(path, name), f"{name or path}: recipe")
-
-
-def read_json(path: str | Path, name: str | None = None) -> Any:
-    """A JSON file, in which no number may be NaN or infinite; errors call it by `name`.
-
-    Raises:
-        `ValueError`: It is torn or not JSON.
-    """
-
-    def refuse(number: str) -> None:
-        raise ValueError(f"{number} is no JSON number")
-
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError, too
-        raise ValueError(f"{name or path} cannot be read as JSON: {error}.") from error
 
 
 def _read(value: Any, kind: Any, where: str) -> Any:

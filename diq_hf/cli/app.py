@@ -74,6 +74,8 @@ _CALLS = (
     (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`"),
     (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`"),
 )
+# Options whose names are those of columns, too: a bare one is taken for the column.
+_COLUMNS = ("difficulty", "mismatch")
 _ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
 
 
@@ -82,7 +84,7 @@ def in_options(message: str, options: Collection[str]) -> str:
 
     Args:
         message (`str`):
-            Names an argument as `` `name=value` ``, `` `name=` `` or, of several words, `` `some_name` ``.
+            Names an argument as `` `name=value` ``, `` `name=` `` or `` `name` ``.
         options (`Collection[str]`):
             Names of the command's parameters. Other arguments stay as they are.
 
@@ -101,8 +103,7 @@ def in_options(message: str, options: Collection[str]) -> str:
         argument, value = found[1], (found[2] or "").removeprefix("=").strip("'\"")
         name = _OPTIONS.get(argument, argument)
         name = name if name in options else argument
-        # A single word without a value may be a column: `text`, `difficulty`.
-        if name not in options or not (found[2] or "_" in argument or name != argument):
+        if name not in options or (argument in _COLUMNS and not found[2]):
             return found[0]
         option = f"--{name.replace('_', '-')}"
         if value in ("True", "False"):

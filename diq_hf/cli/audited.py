@@ -1,83 +1,61 @@
 """`diq select POOL --model …`: a subset of a pool that is not scored as a whole."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from .inputs import load_rows, split_of
-from .options import command_line
 from .outputs import is_first_process, save_dataset
+from .scoring_options import ScoringOptions
 
 
 def select_unscored(
     context: typer.Context,
-    pool: str,
+    rows: Any,
     output: Path,
+    pool_output: Path | None,
     overwrite: bool,
-    ratio: float | None,
-    num_rows: int | None,
-    max_mismatch: float | str | None,
-    seed: int,
+    settings: dict[str, Any],
     model: str,
     validation: str,
-    difficulty: str,
-    max_scored: float,
-    max_length: int | None,
-    dtype: str | None,
-    cache_dir: Path | None,
+    max_scored: float | None,
+    scoring: ScoringOptions,
 ) -> None:
-    """Scores a share of the pool, saves the subset with the audit in its recipe, and says what was found."""
-    from ..names import public_name
-    from ..recipe import SelectionFacts, Source
-    from ..scoring.scorer import DIQScorer
-    from ..selection.proof import count_quadrants
-    from ..selection.settings import MAX_MISMATCH, MAX_SIMILARITY
+    """Scores a share of the pool, saves the subset with the audit in its recipe, and says what was found.
 
-    rows, validation_rows = load_rows(pool), load_rows(validation)
+    Args:
+        context (`typer.Context`):
+            Of the command.
+        rows ([`~datasets.Dataset`]):
+            The pool.
+        output (`Path`):
+            Folder for the subset.
+        pool_output (`Path`, *optional*):
+            Folder for the pool with the scores there are.
+        overwrite (`bool`):
+            Whether folders of an earlier run are replaced.
+        settings (`dict`):
+            How to select: arguments of [`~diq_hf.DIQScorer.select`].
+        model (`str`):
+            The model.
+        validation (`str`):
+            The validation rows.
+        max_scored (`float`, *optional*):
+            Share of the pool that may be scored.
+        scoring ([`ScoringOptions`]):
+            How rows are scored.
+    """
+    validation_rows = scoring.validation_rows(validation)
+    bound = settings["max_mismatch"]
     # As in `diq score`, the test is on by default where its losses are needed anyway.
-    tested = max_mismatch is not None and (max_mismatch != "auto" or difficulty == "ifd")
-    scorer = DIQScorer(
-        model,
-        validation_rows,
-        difficulty=difficulty,
-        max_length=max_length,
-        extra_columns=("loss", "num_tokens", "num_trained", *(("mismatch",) if tested else ())),
-        model_init_kwargs={} if dtype is None else {"dtype": dtype},
-    )
-    if max_mismatch == "auto":
-        leave_mismatch_out(scorer, rows)
-    settings = {"max_scored": max_scored, "max_mismatch": max_mismatch, "seed": seed}
-    subset, audit = scorer.select(rows, ratio, num_rows, cache_dir=cache_dir, **settings)
-    bound = MAX_MISMATCH if max_mismatch == "auto" else max_mismatch
+    tested = bound is not None and (bound != "auto" or scoring.difficulty == "ifd")
+    scorer = scoring.scorer(model, validation_rows, rows, tested)
+    places = {"chunk_size": scoring.chunk_size, "cache_dir": scoring.cache_dir}
+    subset, audit, pool = scorer.select(rows, max_scored=max_scored, return_pool=True, **places, **settings)
     if is_first_process():
-        recipe = replace(
-            scorer.recipe(),
-            pool=Source(**public_name(pool), split=split_of(rows), rows=len(rows)),
-            validation_source=Source(**public_name(validation), split=split_of(validation_rows)),
-            commands=(command_line(context),),
-            selection=SelectionFacts(
-                ratio=ratio,
-                num_rows=num_rows,
-                seed=seed,
-                max_mismatch=bound if scorer.tests_mismatch else None,
-                max_similarity=MAX_SIMILARITY,
-                subset=count_quadrants(subset),
-            ),
-        )
+        recipe = scoring.recipe(context, scorer, context.params["scored"], rows, validation, validation_rows)
         save_dataset(subset, output, overwrite, recipe)
+        if pool_output is not None:
+            save_dataset(pool, pool_output, overwrite, recipe)
         typer.echo(f"{len(subset)} of {len(rows)} rows in {output}")
         typer.echo(str(audit))
-
-
-def leave_mismatch_out(scorer: Any, rows: Any) -> None:
-    """Of columns that were not asked for: rows that give too few pairs to calibrate `mismatch` are scored without."""
-    from ..scoring.mismatch import can_calibrate
-
-    if scorer.tests_mismatch and not can_calibrate(scorer, rows):
-        scorer.extra_columns = tuple(name for name in scorer.extra_columns if name != "mismatch")
-        if is_first_process():
-            typer.secho(
-                "Without `mismatch`: there are too few answers with other prompts to hold rows against.", err=True
-            )

@@ -8,14 +8,26 @@ import typer
 
 from .audited import select_unscored
 from .inputs import load_rows
-from .options import MaxMismatch, MaxSimilarity, Overwrite, command_line, or_none, share_of
+from .options import (
+    DatasetRevision,
+    MaxMismatch,
+    MaxSimilarity,
+    Name,
+    Overwrite,
+    Split,
+    command_line,
+    share_of,
+)
 from .outputs import check_folder, load_recipe, save_dataset
+from .scoring_options import SCORING_OPTIONS, ScoringOptions, with_scoring_options
 
 
+@with_scoring_options
 def select(
     context: typer.Context,
     scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it; with --model any pool.")],
     output: Annotated[Path, typer.Option(help="Folder for the subset.")],
+    scoring: ScoringOptions,
     overwrite: Overwrite = False,
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
     num_rows: Annotated[int | None, typer.Option(help="Number of rows, instead of --ratio.")] = None,
@@ -44,96 +56,75 @@ def select(
         list[str] | None, typer.Option(help="Columns of influences that choose in turn (repeatable).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    pool_output: Annotated[
+        Path | None, typer.Option(help="Also save all rows here, with scores and why each was not taken.")
+    ] = None,
+    split: Split = None,
+    name: Name = None,
+    dataset_revision: DatasetRevision = None,
     model: Annotated[
         str | None, typer.Option(help="Select from a pool that is not scored: score its most promising rows alone.")
     ] = None,
     validation: Annotated[str | None, typer.Option(help="Validation rows, with --model.")] = None,
-    difficulty: Annotated[str, typer.Option(help="As in `diq score`, with --model.")] = "ifd",
-    max_scored: Annotated[float, typer.Option(help="Share of the pool that may be scored, with --model.")] = 0.45,
-    max_length: Annotated[
-        int | None, typer.Option(help="As in `diq score`, with --model; or 'none'.", **or_none(int))
-    ] = 1024,
-    dtype: Annotated[str | None, typer.Option(help="As in `diq score`, with --model.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="As in `diq score`, with --model.")] = None,
+    max_scored: Annotated[
+        float | None,
+        typer.Option(help="Share of the pool that may be scored, with --model; 0.45 by default, more of a small one."),
+    ] = None,
 ) -> None:
     """Pick rows by quadrant (Q1, Q2, Q3, Q4) until the budget is met, and save them.
 
     With --model and --validation the pool need not be scored: a share of it is, and an audit says how much of the
-    selection was found.
+    selection was found. How rows are scored is said by the same options as with `diq score`.
     """
-    check_folder(output, overwrite, [scored, model, validation])
+    for folder in filter(None, (output, pool_output)):
+        check_folder(folder, overwrite, [scored, model, validation])
+    if pool_output is not None and pool_output.resolve() == output.resolve():
+        raise ValueError("`pool_output` and `output` are the same folder. Name two.")
+    if quota and balance is None:
+        raise ValueError("--quota needs the column of its values: --balance source --quota medquad=0.3.")
+    settings = {
+        "ratio": ratio,
+        "num_rows": num_rows,
+        "num_tokens": num_tokens,
+        "per": per,
+        "seed": seed,
+        "difficulty_percentile": difficulty_percentile,
+        "max_mismatch": share_of("--max-mismatch", max_mismatch),
+        "max_similarity": share_of("--max-similarity", max_similarity),
+        "text_columns": text_column or None,
+        "balance": {balance: dict(map(_quota, quota))} if quota else balance,
+    }
     if model is not None:
         others = {
             "strategy": strategy != "diq",
-            "num_tokens": num_tokens is not None,
-            "difficulty_percentile": difficulty_percentile != 50,
             "max_difficulty_percentile": max_difficulty_percentile is not None,
-            "per": per != "paper",
-            "max_similarity": max_similarity != "auto",
-            "balance": bool(balance or quota),
             "turns": bool(turns),
-            "text_column": bool(text_column),
         }
         if given := [name for name, is_given in others.items() if is_given]:
             raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
         if validation is None:
             raise ValueError("`model=` needs `validation=` as well: the rows whose loss is to fall.")
-        select_unscored(
-            context,
-            scored,
-            output,
-            overwrite,
-            ratio,
-            num_rows,
-            share_of("--max-mismatch", max_mismatch),
-            seed,
-            model,
-            validation,
-            difficulty,
-            max_scored,
-            max_length,
-            dtype,
-            cache_dir,
-        )
+        rows = load_rows(scored, split, name, dataset_revision)
+        places = output, pool_output, overwrite
+        select_unscored(context, rows, *places, settings, model, validation, max_scored, scoring)
         return
-    of_model = {
-        "validation": validation is not None,
-        "difficulty": difficulty != "ifd",
-        "max_scored": max_scored != 0.45,
-        "max_length": max_length != 1024,
-        "dtype": dtype is not None,
-        "cache_dir": cache_dir is not None,
-    }
-    if given := [name for name, is_given in of_model.items() if is_given]:
+    of_model = ("validation", "max_scored", *SCORING_OPTIONS)
+    if given := [name for name in of_model if context.get_parameter_source(name).name != "DEFAULT"]:
         raise ValueError(f"`{given[0]}=` goes with `model=`, for a pool that is not scored.")
-    if quota and balance is None:
-        raise ValueError("--quota needs the column of its values: --balance source --quota medquad=0.3.")
     from ..recipe import Recipe
     from ..selection.proof import derive_selection
     from ..selection.quadrants import QUADRANTS, REASONS
     from ..selection.settings import settings_for
 
-    rows = load_rows(scored)
-    settings = settings_for(
-        rows,
-        strategy=strategy,
-        ratio=ratio,
-        num_rows=num_rows,
-        num_tokens=num_tokens,
-        per=per,
-        seed=seed,
-        difficulty_percentile=difficulty_percentile,
-        max_difficulty_percentile=max_difficulty_percentile,
-        max_mismatch=share_of("--max-mismatch", max_mismatch),
-        max_similarity=share_of("--max-similarity", max_similarity),
-        text_columns=text_column or None,
-        balance={balance: dict(map(_quota, quota))} if quota else balance,
-        turns=turns or None,
-    )
-    _, subset, selection = derive_selection(rows, settings)
+    rows = load_rows(scored, split, name, dataset_revision)
+    settings |= {"strategy": strategy, "max_difficulty_percentile": max_difficulty_percentile, "turns": turns or None}
+    pool, subset, selection = derive_selection(rows, settings_for(rows, **settings))
     recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))
-    save_dataset(subset, output, overwrite, replace(recipe, commands=commands, selection=selection))
+    recipe = replace(recipe, commands=commands, selection=selection, audit=None)  # an audit is of another selection
+    save_dataset(subset, output, overwrite, recipe)
+    if pool_output is not None:
+        save_dataset(pool, pool_output, overwrite, recipe)
     counts = ", ".join(f"{name} {getattr(selection.subset, name)}" for name in QUADRANTS)
     typer.echo(f"{len(subset)} of {len(rows)} rows ({counts}) in {output}")
     if passed_over := [

@@ -18,12 +18,19 @@ def verify(
     from ..publishing.hub import verify_subset
 
     found = verify_subset(repo_id, config_name, revision=revision, token=token)
-    for name, (problems, proven, contents) in found.items():
+    for name, (problems, proven, contents, audit) in found.items():
         for problem in problems:
             typer.echo(f"{name}: {problem}")
         if not problems and proven:
             rows = "rows" if contents else "scores of the rows"  # the first publications had no digests of contents
-            typer.echo(f"{name}: thresholds, quadrants, ranks and {rows} follow from the published scores")
+            what = "quadrants" if audit else "thresholds, quadrants"
+            typer.echo(f"{name}: {what}, ranks and {rows} follow from the published scores")
+            if audit:
+                typer.echo(
+                    f"{name}: only {audit.scored} of {audit.pool} rows were scored, and the others could not be "
+                    f"chosen. The thresholds are estimates, and about {audit.found:.0%} of the exact selection was "
+                    f"found (95 % confidence: {audit.low:.0%} to {audit.high:.0%}), as the publisher states"
+                )
         elif not problems:
             typer.echo(f"{name}: files are as published; the pool's scores are not, so the selection is not proven")
     if any(result.problems for result in found.values()):

@@ -116,6 +116,14 @@ class RowLoss:
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
             otherwise = torch.cat([input_ids[:, :4], input_ids[:, :4]], dim=1)  # as it starts, and as it does not end
             start = self.backbone(input_ids=otherwise, use_cache=False).last_hidden_state[0, :4].cpu().double()
+        if not bool(hidden.isfinite().all() & expected.isfinite().all()):
+            broken = [name for name, weight in causal_lm.named_parameters() if not bool(weight.isfinite().all())]
+            what = f"the parameter {broken[0]!r} is not finite" if broken else "its dtype overflows"
+            more = f", nor are {len(broken) - 1} others" if len(broken) > 1 else ""
+            raise ValueError(
+                f"{type(causal_lm).__name__} gives outputs that are not finite: {what}{more}. Load a checkpoint that "
+                "did not diverge, or another dtype (fp16 overflows where bf16 and fp32 do not)."
+            )
         name, epsilon = type(causal_lm).__name__, torch.finfo(computed_dtype(self.head.weight)).eps
         if not bool(((hidden[:4].cpu().double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
             raise ValueError(

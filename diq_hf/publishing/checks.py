@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..recipe import Recipe
+from ..recipe import AuditFacts, Recipe
 from ..selection.proof import WHOLE, differences
+from ..selection.scores import score_columns
 from .contents import CONTENT, RANK, batches_of_files, content_columns, different_contents, digests
 from .repository import Repository
 from .subset_card import different_numbers
@@ -25,11 +27,15 @@ class Verification(NamedTuple):
         contents (`bool`):
             Whether digests of the rows' contents stand beside the scores, so that not only the scores of the rows but
             the rows follow from what is published.
+        audit ([`~diq_hf.recipe.AuditFacts`], *optional*):
+            Where not every row was scored and those that were not could not be chosen: how much of the exact
+            selection was found, as the publisher states.
     """
 
     problems: list[str]
     proven: bool
     contents: bool
+    audit: AuditFacts | None = None
 
 
 def check_subset(repository: Repository, name: str) -> Verification:
@@ -63,9 +69,11 @@ def check_subset(repository: Repository, name: str) -> Verification:
     check.all("the selection", differences, facts, bare, subset)
     if name != WHOLE and scores is not None:
         check.all("the pool's scores", _moved_rows, scores)
+        check.all("the audit", _other_audit, scores, recipe)
         if contents:
             check.all("the rows' contents", _contents, repository, name, recipe, scores, subset)
-    return Verification(check.problems, scores is not None, contents)
+    audit = recipe.audit if facts.thresholds else None
+    return Verification(check.problems, scores is not None, contents, audit)
 
 
 def changes(repository: Repository, name: str, recipe: Recipe) -> list[str]:
@@ -118,6 +126,17 @@ def _moved_rows(scores: Dataset) -> list[str]:
     if "row" in scores.column_names and scores["row"][:] != list(range(len(scores))):
         return ["the pool's scores: `row` is not 0, 1, 2, …"]
     return []
+
+
+def _other_audit(scores: Dataset, recipe: Recipe) -> list[str]:
+    """Where the audit, or its absence, is not about these scores."""
+    audit, thresholds = recipe.audit, recipe.selection.thresholds
+    if audit is None:
+        return ["thresholds are stated as estimates, without an audit"] if thresholds else []
+    scored = int(np.isfinite(score_columns(scores, ["influence"])["influence"]).sum())
+    if (audit.pool, audit.scored) == (len(scores), scored):
+        return []
+    return [f"the audit is of {audit.scored} of {audit.pool} rows; the pool has scores of {scored} of {len(scores)}"]
 
 
 def _contents(repository: Repository, name: str, recipe: Recipe, scores: Dataset, subset: Dataset) -> list[str]:

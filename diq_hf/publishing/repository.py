@@ -9,8 +9,9 @@ from datasets import Dataset, Features
 from datasets.config import REPOYAML_FILENAME
 from huggingface_hub import HfApi
 
+from ..files import read_json
 from ..names import RECIPE
-from ..recipe import Recipe, SelectionSettings, read_json
+from ..recipe import Recipe, SelectionSettings
 from ..selection.proof import DERIVED, SCORES, proof_columns
 from .contents import CONTENT
 from .publication import DATA_FILES, file_digest, recipe_digest

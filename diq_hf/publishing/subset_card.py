@@ -24,6 +24,7 @@ FIGURES = {
     "quadrants.png": "Difficulty against influence, a point a row",
     "histograms.png": "The scores' distributions",
 }
+AUDITED = "**Scored were only**"
 DIFFICULTY_LIMITS = {
     "IFDDifficulty": "The difficulty is IFD, the loss of the answer with its prompt over its loss without, under the "
     "model itself: a wrong answer looks difficult to it.",
@@ -66,6 +67,7 @@ def render_card(
         quadrant_rows=quadrant_rows,
         threshold_rows=threshold_rows,
         digest_row=digest_row,
+        audit_line=_audit_line(recipe),
         made_by=_made_by(recipe),
         figures={path: caption for path, caption in FIGURES.items() if path in figures},
         difficulty_limit=_difficulty_limit(recipe.difficulty),
@@ -107,9 +109,11 @@ def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     lines = [" ".join(line.split()) for line in section.splitlines()]
     quadrants, thresholds, digest = number_rows(recipe)
     found = []
-    for expected in (_heading(config, recipe.selection), *quadrants, *thresholds, digest):
+    audit = _audit_line(recipe)
+    for expected in (_heading(config, recipe.selection), *quadrants, *thresholds, digest, *([audit] if audit else ())):
         expected = " ".join(expected.split())
         begins = expected[: expected.index("|", 1) + 1] if expected.startswith("|") else f"## `{config}`"
+        begins = AUDITED if expected == audit else begins
         said = [line for line in lines if line.startswith(begins)]
         if said != [expected]:
             found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")
@@ -223,14 +227,6 @@ def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
         wanted = f"; 0.9 would take {sure.wanted:,} validation rows" if sure.wanted else ""
         agreement = f"two halves of the {sure.validation:,} validation rows rank {sure.rows:,} rows alike to "
         facts.append(("how sure the ranks are", f"{agreement}{sure.split_half:.2f} (Spearman){wanted}"))
-    if audit := recipe.audit:
-        facts.append(
-            (
-                "audit",
-                f"{audit.scored:,} of {audit.pool:,} rows were scored; about {audit.found:.0%} of the exact selection "
-                f"found (95 % confidence: {audit.low:.0%} to {audit.high:.0%}, by {audit.audited:,} rows at random)",
-            )
-        )
     if settings := _selected_by(recipe.selection):
         facts.append(("selected by", ", ".join(code(setting) for setting in settings)))
     if recipe.selection and recipe.selection.reasons:
@@ -248,6 +244,19 @@ def _made_by(recipe: Recipe) -> list[tuple[str, str]]:
         versions = (f"{plain(name)} {plain(version)}" for name, version in recipe.versions.items())
         facts.append(("versions", ", ".join(versions)))
     return facts
+
+
+def _audit_line(recipe: Recipe) -> str | None:
+    """What is to be known of rows that were not scored, where not all of them were."""
+    audit = recipe.audit
+    if audit is None or recipe.selection is None or recipe.selection.thresholds is None:
+        return None
+    return (
+        f"{AUDITED} {audit.scored:,} of {audit.pool:,} rows: the others could not be chosen, and the thresholds are "
+        f"estimates. An audit says that about {audit.found:.0%} of the exact selection was found (95 % confidence: "
+        f"{audit.low:.0%} to {audit.high:.0%}, by {audit.audited:,} rows at random, of which {audit.missed:,} had "
+        "been missed)."
+    )
 
 
 def _selected_by(selection: SelectionFacts | None) -> list[str]:

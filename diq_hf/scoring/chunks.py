@@ -39,17 +39,12 @@ def score_in_chunks(
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     wait = (lambda: None) if state is None else state.wait_for_everyone
     fingerprint = scorer.fingerprint
-    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    root = _root(cache_dir)
     null = _share_null(scorer, dataset, root, rank, wait)
     recipe = digest(["halves-1", fingerprint, dataset._fingerprint, chunk_size, null.digest if null else None])
     folder = root / recipe
-    chunks = {
-        folder / f"{start:012d}.safetensors": range(start, min(start + chunk_size, len(dataset)))
-        for start in range(0, len(dataset), chunk_size)
-    }
-    difficulty_recipe = scorer.difficulty_recipe(dataset.column_names)
-    if difficulty_recipe is not None:
-        difficulty_recipe = digest([difficulty_recipe, dataset._fingerprint, chunk_size])
+    chunks = {folder / _name(rows): rows for rows in _ranges(dataset, chunk_size)}
+    difficulty_recipe = _difficulty_recipe(scorer, dataset, chunk_size)
     # Decided by position alone, so that no two processes ever take the same chunk.
     missing = [path for path in list(chunks)[rank::world] if _read(path, recipe, chunks[path]) is None]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
@@ -60,11 +55,7 @@ def score_in_chunks(
             examples = dataset[rows.start : rows.stop]
             difficulties = None
             if difficulty_recipe is not None:
-                kept = root / f"difficulty-{difficulty_recipe}" / path.name
-                difficulties = _read(kept, difficulty_recipe, rows)
-                if difficulties is None:
-                    difficulties = scorer.difficulties(examples)
-                    _write(kept, difficulties, difficulty_recipe, rows)
+                difficulties = _difficulties(scorer, root, difficulty_recipe, rows, examples)
             _write(path, scorer.score_batch(examples, rows, difficulties, null, halves=True), recipe, rows)
             bar.update()
     if scorer.fingerprint != fingerprint:
@@ -93,6 +84,43 @@ def score_in_chunks(
     return columns
 
 
+def reusable_difficulty(scorer: Any, dataset: Any, chunk_size: int, cache_dir: str | Path | None) -> np.ndarray:
+    """The difficulty of every row by a source that needs no scoring model, kept by chunks like scores."""
+    root, recipe = _root(cache_dir), _difficulty_recipe(scorer, dataset, chunk_size)
+    found = []
+    for rows in tqdm(_ranges(dataset, chunk_size), desc="Difficulty", unit=" chunks"):
+        found.append(_difficulties(scorer, root, recipe, rows, dataset[rows.start : rows.stop])["difficulty"])
+    return np.concatenate(found)
+
+
+def _root(cache_dir: str | Path | None) -> Path:
+    return Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+
+
+def _ranges(dataset: Any, chunk_size: int) -> list[range]:
+    return [range(start, min(start + chunk_size, len(dataset))) for start in range(0, len(dataset), chunk_size)]
+
+
+def _name(rows: range) -> str:
+    return f"{rows.start:012d}.safetensors"
+
+
+def _difficulty_recipe(scorer: Any, dataset: Any, chunk_size: int) -> str | None:
+    """Names what decides the chunks of a reusable source; `None` of any other."""
+    recipe = scorer.difficulty_recipe(dataset.column_names)
+    return None if recipe is None else digest([recipe, dataset._fingerprint, chunk_size])
+
+
+def _difficulties(scorer: Any, root: Path, recipe: str, rows: range, examples: dict) -> dict[str, np.ndarray]:
+    """A chunk's difficulties by a reusable source: found, or computed and kept."""
+    path = root / f"difficulty-{recipe}" / _name(rows)
+    found = _read(path, recipe, rows)
+    if found is None:
+        found = scorer.difficulties(examples)
+        _write(path, found, recipe, rows)
+    return found
+
+
 def launched_state(device: torch.device) -> PartialState | None:
     """The processes of `torchrun` or `accelerate launch`, or `None` where there is one."""
     expected = int(os.environ.get("WORLD_SIZE", 1))
@@ -113,7 +141,7 @@ def null_of(scorer: Any, dataset: Any, cache_dir: str | Path | None, state: Any)
     """What `mismatch` is held against on a dataset, the same on every process."""
     state = launched_state(scorer.engine.device) if state is None else state
     rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
-    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    root = _root(cache_dir)
     return _share_null(scorer, dataset, root, rank, wait)
 
 

@@ -100,8 +100,6 @@ def score_rows(
                 scores[name][kept] = values
             scores["num_tokens"][kept] = [len(row) for row in encoded]
             scores["num_trained"][kept] = [row.num_trained for row in encoded]
-    if len(rows) > 1:
-        count_unscored(scores["influence"])
     types = dict.fromkeys(columns, np.float32) | dict.fromkeys(COUNTS, np.int32)
     return {name: scores[name].astype(types[name]) for name in columns}
 

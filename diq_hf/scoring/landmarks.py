@@ -12,68 +12,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .audit import Audit, estimate
 from .features import Features
+from .predictors import by_words, by_words_and_trees
 
 
 # Shares of the allowance: landmarks, more of them where they tell of the difficulty as well, and the audit's slice.
 LANDMARKS, LANDMARKS_BOTH, AUDIT = 0.12, 0.35, 0.04
 ROUNDS = 8
-# Strength of the ridge, and trees.
-RIDGE, TREES = 0.3, 100
 # Fewer landmarks teach a predictor nothing.
 LEAST = 24
 
 
-@dataclass(frozen=True)
-class Audit:
-    """How much of the exact selection was found.
-
-    Args:
-        found (`float`):
-            Estimated share of the rows that the exact selection, with every row scored, would have taken.
-        low (`float`):
-            Lower end of its 95 % confidence interval.
-        high (`float`):
-            Upper end.
-        num_rows (`int`):
-            Rows of the pool.
-        num_scored (`int`):
-            Rows that were scored, the audit's own among them.
-        num_audited (`int`):
-            Rows of the random slice.
-        num_missed (`int`):
-            Rows of the slice that would have been chosen.
-    """
-
-    found: float
-    low: float
-    high: float
-    num_rows: int
-    num_scored: int
-    num_audited: int
-    num_missed: int
-
-    @property
-    def cost(self) -> float:
-        """Rows scored against scoring every row."""
-        return self.num_scored / self.num_rows
-
-    def __str__(self) -> str:
-        return (
-            f"{self.num_scored} of {self.num_rows} rows scored ({self.cost:.0%}); about {self.found:.0%} of the exact "
-            f"selection found (95 % confidence: {self.low:.0%} to {self.high:.0%}, by {self.num_audited} rows at "
-            f"random, of which {self.num_missed} had been missed)"
-        )
+def least_allowance(known: bool) -> int:
+    """Rows that must be scored for a predictor to learn, where difficulties are known or are not."""
+    return math.floor((LEAST - 1) / (LANDMARKS if known else LANDMARKS_BOTH)) + 1
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Estimates for the whole pool: what a difficulty and an influence must reach, and the standard error of the
+    """Estimates for the whole pool: what a difficulty and a worth must reach, and the standard error of the
     difficulty's percentile, as a share of rows (0 where every difficulty is known)."""
 
     difficulty: float
     influence: float
     error: float
+
+
+class Scored:
+    """What is known so far: columns with NaN for rows that were not scored, and the rows that were asked for."""
+
+    def __init__(self, size: int):
+        self.columns: dict[str, np.ndarray] = {"influence": np.full(size, np.nan)}
+        self.asked = np.zeros(size, dtype=bool)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows with an influence."""
+        return np.flatnonzero(np.isfinite(self["influence"]))
+
+    def add(self, rows: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
+        """Takes scores of some rows."""
+        self.asked[rows] = True
+        for name, values in found.items():
+            self.columns.setdefault(name, np.full(len(self.asked), np.nan))[rows] = values
 
 
 @dataclass(frozen=True)
@@ -87,17 +72,24 @@ class Search:
             Exact columns of rows, by position: `influence`, `difficulty` unless it is known, and `mismatch` where it
             counts.
         budget (`int`):
-            Rows to choose.
+            Rows to choose, or with `costs` what they may cost.
         allowance (`int`):
             Rows that may be scored.
         difficulty (`np.ndarray`, *optional*):
             The difficulty of every row, where it is known.
         worth (`Callable`, *optional*):
-            What rows are ranked by, of `(columns, rows)`; their influence by default.
+            What rows are ranked by, given their influences and how rows that may be chosen are ordered by such
+            values; the influences by default.
+        costs (`np.ndarray`, *optional*):
+            What each row takes of the budget; 1 by default.
+        fill (`Callable`, *optional*):
+            The rows that the budget takes of some in their order; by default as many as there is budget for.
+        sources (`np.ndarray`, *optional*):
+            The source of each row, a number, where `fill` gives each a share.
         percentile (`float`, *optional*, defaults to 50):
             The difficulty threshold's percentile.
         influence_percentile (`float`, *optional*, defaults to 50):
-            The influence threshold's.
+            The worth threshold's.
         max_mismatch (`float`, *optional*):
             Rows above it are passed over.
         target (`float`, *optional*, defaults to 0.97):
@@ -111,7 +103,10 @@ class Search:
     budget: int
     allowance: int
     difficulty: np.ndarray | None = None
-    worth: Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray] | None = None
+    worth: Callable[[np.ndarray, Callable], np.ndarray] | None = None
+    costs: np.ndarray | None = None
+    fill: Callable[[np.ndarray], np.ndarray] | None = None
+    sources: np.ndarray | None = None
     percentile: float = 50
     influence_percentile: float = 50
     max_mismatch: float | None = None
@@ -126,170 +121,159 @@ class Search:
                 difficult and influential.
         """
         size, draw = len(self.features), np.random.default_rng(self.seed)
-        allowance = min(self.allowance, size)
-        if allowance == size:
-            return self._everything(size)
+        known, allowance = Scored(size), min(self.allowance, size)
         slices = AUDIT, LANDMARKS if self.difficulty is not None else LANDMARKS_BOTH
         audited, landmarks = (math.ceil(share * allowance) for share in slices)
         if landmarks < LEAST:
             raise ValueError(
                 f"{allowance} rows may be scored, {landmarks} of them as landmarks, and a predictor needs {LEAST}. "
-                "Raise `max_scored`, or, for a pool this small, score every row: "
-                "`select_subset(diq_score.score(ds), ...)`."
+                "Raise `max_scored`, or leave it out: of a small pool a larger share is scored then."
             )
         possible = np.ones(size, bool)
         if self.difficulty is not None:
             possible = self.difficulty >= np.nanpercentile(self.difficulty, self.percentile)
-        known: dict[str, np.ndarray] = {}
         inside, outside = draw.permutation(np.flatnonzero(possible)), draw.permutation(np.flatnonzero(~possible))
         # Rows that cannot be chosen count for the influence threshold alone.
         beside = min(len(outside), landmarks // 10)
         landmark_rows = np.concatenate([inside[: landmarks - beside], outside[:beside]])
-        self._take(landmark_rows, known, size)
+        self._take(landmark_rows, known)
+        weights = _weights(landmark_rows, possible)
         predicted: dict[str, tuple[np.ndarray, float]] = {}
         left = allowance - landmarks - audited
         for number in range(ROUNDS):
-            thresholds = self._thresholds(known, landmark_rows, predicted, possible)
+            difficult, _ = self._difficult(known, landmark_rows, weights, predicted)
             if not number:
-                self._check_budget(known, thresholds, landmark_rows[: landmarks - beside], possible.sum())
-            unscored = np.flatnonzero(possible & np.isnan(known["influence"]))
+                self._check_budget(known, difficult, landmark_rows, weights, possible)
+            unscored = np.flatnonzero(possible & ~known.asked)
             step = min(len(unscored), left // (ROUNDS - number))
             if step < 1:
                 break
-            chance, predicted = self._chances(known, thresholds)
-            if number and chance[unscored].sum() < (1 - self.target) * self.budget:
+            chance, predicted = self._chances(known, difficult)
+            expected = (chance * self._costs())[unscored].sum()
+            if number and expected < (1 - self.target) * self.budget:
                 break
-            self._take(unscored[np.argsort(-chance[unscored], kind="stable")[:step]], known, size)
+            self._take(unscored[np.argsort(-chance[unscored], kind="stable")[:step]], known)
             left -= step
-        unscored = np.flatnonzero(possible & np.isnan(known["influence"]))
-        _, predicted = self._chances(known, thresholds)
+        unscored = np.flatnonzero(possible & ~known.asked)
+        _, predicted = self._chances(known, difficult)
         sample = draw.permutation(unscored)[:audited]
-        self._take(sample, known, size)
-        thresholds = self._thresholds(known, landmark_rows, predicted, possible, unscored, sample)
-        rows = np.flatnonzero(np.isfinite(known["influence"]))
-        if (fits := self.fits(known, rows, thresholds)).sum() < self.budget:
-            raise ValueError(self._beyond(fits.sum()))
-        audit = self._audit(known, thresholds, len(unscored), sample, len(rows))
-        return rows, {name: values[rows] for name, values in known.items()}, thresholds, audit
+        self._take(sample, known)
+        difficult, error = self._difficult(known, landmark_rows, weights, predicted, unscored, sample)
+        fitting = self._fitting(known, difficult)
+        if (most := self._costs()[fitting].sum()) < self.budget:
+            raise ValueError(self._beyond(most))
+        worths = self._worths(known, difficult)
+        middle = _weighted_percentile(worths[landmark_rows], weights, self.influence_percentile)
+        thresholds = Thresholds(difficult, middle, error)
+        audit = self._audit(known, worths, thresholds, len(unscored), sample)
+        rows = known.rows
+        return rows, {name: values[rows] for name, values in known.columns.items()}, thresholds, audit
 
-    def _everything(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray], Thresholds, Audit]:
-        known: dict[str, np.ndarray] = {}
-        self._take(np.arange(size), known, size)
-        difficulty = known["difficulty"] if self.difficulty is None else self.difficulty
-        finite = np.isfinite(difficulty) & np.isfinite(known["influence"])
-        thresholds = Thresholds(
-            float(np.percentile(difficulty[finite], self.percentile)),
-            float(np.percentile(known["influence"][finite], self.influence_percentile)),
-            0.0,
-        )
-        return np.arange(size), known, thresholds, Audit(1.0, 1.0, 1.0, size, size, 0, 0)
-
-    def _take(self, rows: np.ndarray, known: dict[str, np.ndarray], size: int) -> None:
-        for name, values in self.score(rows).items():
-            known.setdefault(name, np.full(size, np.nan))[rows] = values
+    def _take(self, rows: np.ndarray, known: Scored) -> None:
+        known.add(rows, self.score(rows))
         if self.difficulty is not None:
-            known.setdefault("difficulty", np.full(size, np.nan))[rows] = self.difficulty[rows]
+            known.add(rows, {"difficulty": self.difficulty[rows]})
 
-    def _worth(self, known: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-        return known["influence"][rows] if self.worth is None else self.worth(known, rows)
+    def _costs(self) -> np.ndarray:
+        return np.ones(len(self.features)) if self.costs is None else self.costs
 
-    def fits(self, known: Mapping[str, np.ndarray], rows: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-        """Whether scored rows may be chosen."""
-        fits = known["difficulty"][rows] >= thresholds.difficulty
-        return fits if self.max_mismatch is None else fits & (known["mismatch"][rows] <= self.max_mismatch)
+    def _fitting(self, known: Scored, difficult: float) -> np.ndarray:
+        """Scored rows that may be chosen."""
+        rows = known.rows
+        rows = rows[known["difficulty"][rows] >= difficult]
+        return rows if self.max_mismatch is None else rows[~(known["mismatch"][rows] > self.max_mismatch)]
+
+    def _worths(self, known: Scored, difficult: float) -> np.ndarray:
+        if self.worth is None:
+            return known["influence"]
+        fitting = self._fitting(known, difficult)
+        return self.worth(known["influence"], lambda values: _descending(fitting, values))
+
+    def _cuts(self, known: Scored, worths: np.ndarray, difficult: float, last: bool = False) -> tuple[np.ndarray, int]:
+        """For each row the worth of the last row that is chosen, of its source, and how many are chosen.
+
+        `last` says that no more rows will be scored: any row is chosen whose source has a share left.
+        """
+        order = _descending(self._fitting(known, difficult), worths)
+        taken = order[: self.budget] if self.fill is None else self.fill(order)
+        least = float(worths[taken].min()) if len(taken) else -math.inf
+        cuts = np.full(len(worths), least)
+        for source in () if self.sources is None else np.unique(self.sources):
+            inside = self.sources == source
+            chosen = taken[inside[taken]]
+            if last and len(chosen) == inside[order].sum():
+                cuts[inside] = -math.inf
+            elif len(chosen):
+                cuts[inside] = worths[chosen].min()
+        return cuts, len(taken)
 
     def _check_budget(
-        self, known: Mapping[str, np.ndarray], thresholds: Thresholds, rows: np.ndarray, possible: int
+        self, known: Scored, difficult: float, landmarks: np.ndarray, weights: np.ndarray, possible: np.ndarray
     ) -> None:
         """Refuses a budget that lower quadrants would have to fill, whose rows are not looked for."""
         from scipy.stats import beta
 
-        first = self.fits(known, rows, thresholds) & (known["influence"][rows] >= thresholds.influence)
+        worths, fits = self._worths(known, difficult), np.zeros(len(possible), bool)
+        fits[self._fitting(known, difficult)] = True
+        middle = _weighted_percentile(worths[landmarks], weights, self.influence_percentile)
+        rows = landmarks[possible[landmarks]]
+        first = fits[rows] & (worths[rows] >= middle)
         # As many as the landmarks allow for at most, by the exact interval of a share.
         most = beta.ppf(0.975, first.sum() + 1, len(rows) - first.sum()) if not first.all() else 1.0
-        if most * possible < self.budget:
-            raise ValueError(self._beyond(int(most * possible)))
+        most *= self._costs()[possible].sum()
+        if most < self.budget:
+            raise ValueError(self._beyond(most))
 
-    def _beyond(self, most: int) -> str:
+    def _beyond(self, most: float) -> str:
+        unit, those = "rows", f"of {len(self.features)} are"
+        if self.costs is not None:
+            unit, those = "trained tokens", "are those of rows that are"
         return (
-            f"{self.budget} rows are asked for, and at most about {most} of {len(self.features)} are both difficult "
-            "and influential. Lower the budget, or score every row: `select_subset(diq_score.score(ds), ...)`."
+            f"{self.budget} {unit} are asked for, and at most about {int(most)} {those} both difficult and "
+            "influential. Lower the budget, or score every row: `select_subset(diq_score.score(ds), ...)`."
         )
 
-    def _cut(self, known: Mapping[str, np.ndarray], thresholds: Thresholds) -> float:
-        """The worth of the last row that is chosen of those scored."""
-        rows = np.flatnonzero(np.isfinite(known["influence"]))
-        worth = np.sort(self._worth(known, rows)[self.fits(known, rows, thresholds)])
-        return float(worth[-min(self.budget, len(worth))]) if len(worth) else -math.inf
-
-    def _chances(self, known: Mapping[str, np.ndarray], thresholds: Thresholds) -> tuple[np.ndarray, dict]:
+    def _chances(self, known: Scored, difficult: float) -> tuple[np.ndarray, dict]:
         """How likely each row is to be chosen, by what is scored."""
-        rows = np.flatnonzero(np.isfinite(known["influence"]))
-        worth, cut = self._worth(known, rows), self._cut(known, thresholds)
-        scale = float(np.median(np.abs(worth))) or 1.0
+        rows, worths = known.rows, self._worths(known, difficult)
+        cuts, _ = self._cuts(known, worths, difficult)
+        scale = float(np.median(np.abs(worths[rows]))) or 1.0
         bend = lambda values: np.sign(values) * np.log1p(np.abs(values) / scale)  # noqa: E731
-        chance = _above(*self._by_words(rows, bend(worth)), bend(cut))
+        chance = _above(*by_words(self.features, rows, bend(worths[rows])), bend(cuts))
         predicted = {}
         if self.difficulty is None:
-            predicted["difficulty"] = self._by_words_and_trees(rows, known["difficulty"][rows])
-            chance = chance * _above(*predicted["difficulty"], thresholds.difficulty)
+            found = by_words_and_trees(self.features, rows, known["difficulty"][rows], self.seed)
+            predicted["difficulty"] = found
+            chance = chance * _above(*found, difficult)
         if self.max_mismatch is not None:
-            mean, spread = self._by_words_and_trees(rows, known["mismatch"][rows])
+            mean, spread = by_words_and_trees(self.features, rows, known["mismatch"][rows], self.seed)
             chance = chance * _above(-mean, spread, -self.max_mismatch)
         return chance, predicted
 
-    def _by_words(self, rows: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-        """A ridge's prediction for every row, as if it had not seen that one, and how far it is off."""
-        from sklearn.linear_model import Ridge
-        from sklearn.model_selection import KFold, cross_val_predict
-
-        words, model = self.features.words, Ridge(alpha=RIDGE)
-        unseen = cross_val_predict(model, words[rows], target, cv=KFold(5, shuffle=True, random_state=0))
-        mean = model.fit(words[rows], target).predict(words)
-        mean[rows] = unseen
-        return mean, float(np.std(target - unseen)) + 1e-9
-
-    def _by_words_and_trees(self, rows: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-        """Likewise, with randomised trees beside it: what lies between prompt and answer is not linear."""
-        from sklearn.ensemble import ExtraTreesRegressor
-
-        dense, (linear, _) = self.features.dense, self._by_words(rows, target)
-        trees = ExtraTreesRegressor(
-            TREES, min_samples_leaf=2, max_features=0.5, bootstrap=True, oob_score=True, random_state=self.seed
-        ).fit(dense[rows], target)
-        mean = trees.predict(dense)
-        mean[rows] = trees.oob_prediction_
-        mean = (linear + mean) / 2
-        return mean, float(np.std(target - mean[rows])) + 1e-9
-
-    def _thresholds(
+    def _difficult(
         self,
-        known: Mapping[str, np.ndarray],
+        known: Scored,
         landmarks: np.ndarray,
+        weights: np.ndarray,
         predicted: Mapping[str, tuple[np.ndarray, float]],
-        possible: np.ndarray,
         unscored: np.ndarray | None = None,
         sample: np.ndarray | None = None,
-    ) -> Thresholds:
-        # Each stratum's landmarks stand for it.
-        weights = np.zeros(len(landmarks))
-        for stratum in (possible, ~possible):
-            inside = stratum[landmarks]
-            weights[inside] = stratum.sum() / max(inside.sum(), 1)
-        influence = _weighted_percentile(known["influence"][landmarks], weights, self.influence_percentile)
+    ) -> tuple[float, float]:
+        """The difficulty's threshold, and the standard error of its percentile."""
         if self.difficulty is not None:
-            return Thresholds(float(np.nanpercentile(self.difficulty, self.percentile)), influence, 0.0)
+            return float(np.nanpercentile(self.difficulty, self.percentile)), 0.0
         share = self.percentile / 100
         if sample is None or not len(sample):
             found = _weighted_percentile(known["difficulty"][landmarks], weights, self.percentile)
-            return Thresholds(found, influence, math.sqrt(share * (1 - share) / len(landmarks)))
+            return found, math.sqrt(share * (1 - share) / len(landmarks))
         # What is scored is known; of the rest the predictor's word is taken, corrected by how far it is off on rows at
         # random.
         random = np.concatenate([landmarks, sample])
-        size, (mean, spread) = len(possible), predicted["difficulty"]
+        random = random[np.isfinite(known["difficulty"][random])]
+        mean, spread = predicted["difficulty"]
         scored = np.isfinite(known["difficulty"])
+        candidates = np.unique(known["difficulty"][scored])
         scored[sample] = False
-        candidates = np.unique(known["difficulty"][np.isfinite(known["difficulty"])])
         below = np.searchsorted(np.sort(known["difficulty"][scored]), candidates, side="left").astype(float)
         residuals = {}
         low, high = 0, len(candidates) - 1
@@ -300,62 +284,60 @@ class Search:
                 1 - _above(mean[random], spread, candidates[middle])
             )
             residuals[middle] = residual
-            share_below = (below[middle] + said.sum() + len(unscored) * residual.mean()) / size
+            share_below = (below[middle] + said.sum() + len(unscored) * residual.mean()) / len(mean)
             low, high = (middle + 1, high) if share_below < share else (low, middle)
         deviation = np.std(residuals[min(residuals, key=lambda m: abs(m - low))]) if residuals else 0.5
-        error = len(unscored) / size * deviation / math.sqrt(len(random))
-        return Thresholds(float(candidates[low]), influence, float(error))
+        error = len(unscored) / len(mean) * deviation / math.sqrt(len(random))
+        return float(candidates[low]), float(error)
 
     def _audit(
-        self, known: Mapping[str, np.ndarray], thresholds: Thresholds, unscored: int, sample: np.ndarray, scored: int
+        self, known: Scored, worths: np.ndarray, thresholds: Thresholds, unscored: int, sample: np.ndarray
     ) -> Audit:
-        from scipy.stats import hypergeom
-
-        cut, budget = self._cut(known, thresholds), self.budget
-        missed = int((self.fits(known, sample, thresholds) & (self._worth(known, sample) >= cut)).sum())
-        rest = unscored - len(sample)
-        # How many of the unscored rows may have been as good, for a sample that holds so many: by exact tails.
-        totals = np.arange(missed, unscored - len(sample) + missed + 1)
-        if len(sample):
-            low = totals[hypergeom.sf(missed - 1, unscored, totals, len(sample)) > 0.025].min() - missed
-            high = totals[hypergeom.cdf(missed, unscored, totals, len(sample)) > 0.025].max() - missed
-        else:
-            low, high = 0, rest
-        middle = rest * missed / max(len(sample), 1)
+        cuts, chosen = self._cuts(known, worths, thresholds.difficulty, last=True)
+        fitting = self._fitting(known, thresholds.difficulty)
+        missed = int((np.isin(sample, fitting) & (worths[sample] >= cuts[sample])).sum())
         # A threshold that is an estimate moves rows in and out as well.
-        slack = [self._moved(known, thresholds, cut, errors * thresholds.error) for errors in (0, 0.8, 1.96)]
-        share = lambda left, moved: budget / (budget + left) * (1 - min(moved / budget, 1))  # noqa: E731
-        return Audit(
-            found=float(share(middle, slack[1])),
-            low=float(share(high, slack[2])),
-            high=float(share(low / 2, slack[0])),  # rows that were missed may be the last of the selection
-            num_rows=len(self.features),
-            num_scored=scored,
-            num_audited=len(sample),
-            num_missed=missed,
-        )
+        moved = tuple(self._moved(known, worths, thresholds, cuts, errors) for errors in (0, 0.8, 1.96))
+        found, low, high = estimate(chosen, unscored, len(sample), missed, moved)
+        return Audit(found, low, high, len(self.features), len(known.rows), len(sample), missed)
 
-    def _moved(self, known: Mapping[str, np.ndarray], thresholds: Thresholds, cut: float, error: float) -> float:
-        """Chosen rows that another threshold, so large a share of rows higher or lower, would have changed."""
+    def _moved(
+        self, known: Scored, worths: np.ndarray, thresholds: Thresholds, cuts: np.ndarray, errors: float
+    ) -> float:
+        """Chosen rows that another threshold, so many standard errors higher or lower, would have changed."""
+        error, difficult = errors * thresholds.error, thresholds.difficulty
         if not error:
             return 0.0
-        rows = np.flatnonzero(np.isfinite(known["influence"]))
+        rows = known.rows
         values = np.sort(known["difficulty"][rows])
-        at = np.searchsorted(values, thresholds.difficulty) / len(values)
+        at = np.searchsorted(values, difficult) / len(values)
         lower, higher = np.quantile(values, np.clip([at - error, at + error], 0, 1))
-        good = self._worth(known, rows) >= cut
+        good = worths[rows] >= cuts[rows]
         if self.max_mismatch is not None:
-            good &= known["mismatch"][rows] <= self.max_mismatch
+            good &= ~(known["mismatch"][rows] > self.max_mismatch)
         difficulty = known["difficulty"][rows][good]
-        rises = ((difficulty >= thresholds.difficulty) & (difficulty < higher)).sum()
-        falls = ((difficulty < thresholds.difficulty) & (difficulty >= lower)).sum()
+        rises = ((difficulty >= difficult) & (difficulty < higher)).sum()
+        falls = ((difficulty < difficult) & (difficulty >= lower)).sum()
         return float(max(rises, falls))
 
 
-def _above(mean: np.ndarray, spread: float, bound: float) -> np.ndarray:
+def _descending(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(-values[rows], kind="stable")]
+
+
+def _above(mean: np.ndarray, spread: float, bound: float | np.ndarray) -> np.ndarray:
     from scipy.special import ndtr
 
     return ndtr((mean - bound) / spread)
+
+
+def _weights(landmarks: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    """Each stratum's landmarks stand for it."""
+    weights = np.zeros(len(landmarks))
+    for stratum in (possible, ~possible):
+        inside = stratum[landmarks]
+        weights[inside] = stratum.sum() / max(inside.sum(), 1)
+    return weights
 
 
 def _weighted_percentile(values: np.ndarray, weights: np.ndarray, percentile: float) -> float:

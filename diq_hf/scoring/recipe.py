@@ -174,6 +174,7 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
             audited=audit.num_audited,
             missed=audit.num_missed,
         ),
+        selection=scorer.selection,
         cost=scorer.meter.cost(scorer.engine.device.type),
         versions={
             "diq_hf": __version__,

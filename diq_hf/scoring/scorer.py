@@ -14,25 +14,24 @@ from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
 from ..engine.projections import Projection
-from ..recipe import Recipe
+from ..recipe import Recipe, SelectionFacts
 from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
-from .columns import progress, reusable_difficulties, score_rows
+from .audit import Audit
+from .columns import count_unscored, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
-from .landmarks import Audit
+from .gradients import ValidationGradients
 from .mismatch import MismatchNull
 from .recipe import (
     Meter,
     WeightsDigest,
     difficulty_recipe,
-    direction_recipes,
     fingerprint,
-    half_recipe,
     projection_column,
     scorer_recipe,
 )
-from .reliability import Reliability, half_counts, half_gradients, joint_difference
+from .reliability import Reliability
 from .whole import WholeDatasets
 
 
@@ -42,7 +41,7 @@ EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
-class DIQScorer(WholeDatasets):
+class DIQScorer(ValidationGradients, WholeDatasets):
     """Adds `difficulty` and `influence` to the rows of a dataset, by `ds.map(scorer, batched=True)`.
 
     Args:
@@ -188,6 +187,7 @@ class DIQScorer(WholeDatasets):
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
         self.audit: Audit | None = None  # of the last `select`
+        self.selection: SelectionFacts | None = None  # likewise
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -228,54 +228,6 @@ class DIQScorer(WholeDatasets):
         """
         return scorer_recipe(self, self._name)
 
-    def direction_recipes(self) -> list[str]:
-        """Name what decides each group's validation gradient; whatever is scored by it plays no part."""
-        return direction_recipes(self)
-
-    def validation_gradients(self) -> list[Direction]:
-        """Each group's mean validation gradient at the model's present weights, computed when first needed."""
-        recipes = self.direction_recipes()
-        self._fill(recipes, halves=False)
-        return [self._directions[recipe] for recipe in recipes]
-
-    def half_difference(self) -> Direction | None:
-        """The validation gradient of one random half of the validation rows less that of the other, from the same
-        pass; `None` where they are too few."""
-        recipes = self.direction_recipes()
-        self._fill(recipes, halves=True)
-        if self._joint is None or self._joint[0] != recipes:
-            means, differences = (
-                [self._directions[name(recipe)] for recipe in recipes] for name in (str, half_recipe)
-            )
-            self._joint = recipes, joint_difference(means, differences, half_counts(self.validation))
-        return self._joint[1]
-
-    def direction(self, recipe: str) -> Direction:
-        """A direction that is known, by what it was made by."""
-        return self._directions[recipe]
-
-    def _fill(self, recipes: Sequence[str], halves: bool) -> None:
-        """Computes what is missing, a group at a time: one that is known is not paid for again."""
-        current = {*recipes, *map(half_recipe, recipes)}
-        self._directions = {recipe: found for recipe, found in self._directions.items() if recipe in current}
-        groups = dict(zip(recipes, self.validation.values(), strict=True))
-        missing = {
-            recipe: rows
-            for recipe, rows in groups.items()
-            if recipe not in self._directions or (halves and half_recipe(recipe) not in self._directions)
-        }
-        if not missing:
-            return
-        rows_of_all = [row for rows in missing.values() for row in rows]
-        with self.meter.validation(), progress("Validation gradient", rows_of_all) as bar:
-            gradient = lambda rows: self.engine.validation_gradient(rows, bar.update)  # noqa: E731
-            for recipe, rows in missing.items():
-                self._directions[recipe], self._directions[half_recipe(recipe)] = half_gradients(rows, gradient)
-
-    def use_direction(self, recipe: str, direction: Direction) -> None:
-        """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
-        self._directions[recipe] = direction
-
     def __call__(self, examples: Mapping, indices: Any = None) -> dict[str, np.ndarray]:
         """Scores a batch or a row, in whatever form `map` gives it.
 
@@ -301,7 +253,10 @@ class DIQScorer(WholeDatasets):
         if not isinstance(examples, LazyBatch):
             # A stream's `map` takes no fingerprint, so its batches look themselves whether the weights have changed.
             self.weights_digest.glance()
-        return score_rows(self, as_rows(values), indices, null=self.calibration)
+        found = score_rows(self, as_rows(values), indices, null=self.calibration)
+        if len(found["influence"]) > 1:
+            count_unscored(found["influence"])
+        return found
 
     def score_batch(
         self,

@@ -2,104 +2,225 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets
 from transformers.utils import logging
 
 from ..difficulty.sources import ColumnDifficulty, NumTokensDifficulty
+from ..recipe import SelectionFacts, SelectionSettings
 from ..rows.encoded import RowError
-from ..selection.budgets import row_budget
-from ..selection.quadrants import QuadrantRule
-from ..selection.select import select_subset
-from ..selection.settings import MAX_MISMATCH
+from ..selection.budgets import mean_reached, row_budget, worth
+from ..selection.proof import derive_selection
+from ..selection.quotas import Quotas, column_sources
+from ..selection.select import BEYOND, Filling
+from .audit import Audit
+from .chunks import launched_state, reusable_difficulty
+from .columns import count_unscored
 from .examples import as_rows, read_columns
-from .features import Features, text_features
-from .landmarks import Audit, Search
+from .features import text_features
+from .landmarks import Search, least_allowance
 
 
 logger = logging.get_logger(__name__)
+
+# Share of a pool that may be scored, unless it is given; of a small pool more, as much as there is to learn from.
+MAX_SCORED = 0.45
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search comes to: the thresholds it estimated (`None` where every row was scored), the audit, and the
+    trained tokens of rows, by their positions in the pool."""
+
+    thresholds: tuple[float, float] | None
+    audit: Audit
+    rows: np.ndarray
+    num_trained: np.ndarray
 
 
 def select_audited(
     scorer: Any,
     dataset: Dataset,
-    ratio: float | None,
-    num_rows: int | None,
-    max_scored: float,
-    max_mismatch: float | str | None,
-    seed: int,
+    settings: SelectionSettings,
+    max_scored: float | None,
     chunk_size: int,
     cache_dir: str | Path | None,
     accelerator: Any,
-) -> tuple[Dataset, Audit]:
-    """See [`~diq_hf.DIQScorer.select`]."""
-    budget = row_budget(len(dataset), ratio, num_rows)
-    if scorer.difficulty is None:
-        raise ValueError("`select` goes by difficulty and influence, and the scorer has `difficulty=None`. Name one.")
-    allowance = math.floor(max_scored * len(dataset))
-    if budget > allowance:
-        raise ValueError(
-            f"{budget} rows are asked for, and {allowance} may be scored. Raise `max_scored`, or lower the budget."
-        )
-    if max_mismatch == "auto":
-        max_mismatch = MAX_MISMATCH if scorer.tests_mismatch else None
-    if max_mismatch is not None and not scorer.tests_mismatch:
-        raise ValueError("`max_mismatch` needs the column 'mismatch': `extra_columns=['mismatch']`. Or leave it out.")
-    if max_mismatch is not None and not (isinstance(max_mismatch, int | float) and 0 < max_mismatch <= 1):
-        raise ValueError(f"`max_mismatch` is a share between 0 and 1, 'auto' or None, got {max_mismatch!r}.")
-    if "diq_row" in dataset.column_names:
-        raise ValueError("The dataset has a column 'diq_row' of its own. Rename or remove it.")
-    names = [*scorer.encoder.columns, *scorer.difficulty.columns]
-    rows = as_rows(read_columns(dataset[:], names))
-    pool, features, num_tokens = _distinct(scorer, rows)
-    difficulty = _known_difficulty(scorer, [rows[i] for i in pool], pool, num_tokens)
-    if difficulty is not None:
-        fits = np.isfinite(difficulty)
-        features, pool, difficulty = Features(features.words[fits], features.dense[fits]), pool[fits], difficulty[fits]
+) -> tuple[Dataset, Dataset, SelectionFacts, Audit]:
+    """See [`~diq_hf.DIQScorer.select`]: the subset, the pool with its scores, the selection and the audit."""
+    counts_tokens = settings.per is not None or settings.num_tokens is not None
+    adds_tokens = counts_tokens and "num_trained" not in scorer.columns
+    if adds_tokens and "num_trained" in dataset.column_names:
+        raise ValueError("The dataset has a column 'num_trained' of its own. Rename or remove it.")
+    state = launched_state(scorer.engine.device) if accelerator is None else accelerator
     parts: list[Dataset] = []
+    places = chunk_size, cache_dir
 
-    def score(positions: np.ndarray) -> dict[str, np.ndarray]:
-        part = scorer.score_part(dataset.select(pool[positions]), chunk_size, cache_dir, accelerator)
-        parts.append(part.add_column("diq_row", pool[positions]))
-        wanted = ["influence", "difficulty", "mismatch"]
-        return {name: np.array(part[name][:], dtype=float) for name in wanted if name in scorer.columns}
+    def score(rows: np.ndarray) -> dict[str, np.ndarray]:
+        part = scorer.score_part(dataset.select(rows), *places, accelerator)
+        parts.append(part.select_columns(list(scorer.columns)).add_column("diq_row", rows))
+        return {name: np.array(part[name][:], dtype=float) for name in _WANTED & set(scorer.columns)}
 
+    given = scorer.calibration
+    try:
+        if scorer.tests_mismatch:
+            scorer.share_null(dataset, cache_dir, accelerator)  # of the whole pool, not of each part
+        look = lambda score: _look(scorer, dataset, settings, max_scored, places, score)  # noqa: E731
+        found = _led(look, score, state)
+    finally:
+        scorer.calibration = given
+    scorer.reliability = None  # of one part, and no word on the whole
+    scored = concatenate_datasets(parts)
+    count_unscored(np.array(scored["influence"][:], dtype=float))
+    if adds_tokens:
+        trained = np.zeros(len(dataset), dtype=np.int32)
+        trained[found.rows] = found.num_trained
+        scored = scored.add_column("num_trained", trained[np.array(scored["diq_row"][:])])
+    settings = replace(settings, thresholds=found.thresholds)
+    pool, subset, facts = derive_selection(_beside(dataset, scored), settings)
+    logger.info(str(found.audit))
+    return subset, pool, facts, found.audit
+
+
+_WANTED = {"influence", "difficulty", "mismatch"}
+
+
+def _led(look: Callable[[Callable], Found], score: Callable[[np.ndarray], dict], state: Any) -> Found:
+    """The search on all processes: the first looks and tells the others what to score, so that no two differ."""
+    if state is None or state.num_processes == 1:
+        return look(score)
+    tell = lambda word: broadcast_object_list([word], from_process=0)[0]  # noqa: E731
+    if state.process_index > 0:
+        while isinstance(word := tell(None), np.ndarray):
+            score(word)
+        if isinstance(word, Exception):
+            raise word
+        return word
+    waiting = True  # the others, for a word
+
+    def lead(rows: np.ndarray) -> dict:
+        nonlocal waiting
+        tell(rows)
+        waiting = False
+        columns = score(rows)
+        waiting = True
+        return columns
+
+    try:
+        found = look(lead)
+    except Exception as error:
+        if waiting:  # an error of scoring is the launcher's to notice, as in `score`
+            tell(error)
+        raise
+    return tell(found)
+
+
+def _look(
+    scorer: Any,
+    dataset: Dataset,
+    settings: SelectionSettings,
+    max_scored: float | None,
+    places: tuple,
+    score: Callable,
+) -> Found:
+    """Scores the most promising rows of a dataset, by [`Search`]."""
+    source = scorer.difficulty
+    rows = as_rows(read_columns(dataset[:], [*scorer.encoder.columns, *source.columns]))
+    pool, texts, num_tokens, num_trained = _distinct(scorer, rows)
+    budget = settings.num_tokens or row_budget(len(dataset), settings.ratio, settings.num_rows)
+    for_nothing = isinstance(source, ColumnDifficulty | NumTokensDifficulty)
+    known, difficulty = for_nothing or source.reusable, None
+    allowance = _allowance(len(dataset), max_scored, known, None if settings.num_tokens else budget)
+    if for_nothing or (known and allowance < len(pool)):
+        difficulty = _difficulty(scorer, dataset, places, pool, [rows[i] for i in pool], num_tokens)
+        fits = np.isfinite(difficulty)
+        texts = [text for text, kept in zip(texts, fits, strict=True) if kept]
+        values = pool, difficulty, num_tokens, num_trained
+        pool, difficulty, num_tokens, num_trained = (some[fits] for some in values)
+    if allowance >= len(pool):
+        influence = score(pool)["influence"]
+        audit = Audit(1.0, 1.0, 1.0, len(dataset), int(np.isfinite(influence).sum()), 0, 0)
+        return Found(None, audit, pool, num_trained)
+    features = text_features(*zip(*texts, strict=True), num_tokens, num_trained)
     search = Search(
         features,
-        score,
+        lambda positions: score(pool[positions]),
         budget,
         allowance,
         difficulty,
-        max_mismatch=max_mismatch,
-        seed=seed,
+        worth=_worth(settings, num_trained, budget),
+        percentile=settings.difficulty_percentile,
+        max_mismatch=settings.max_mismatch,
+        seed=settings.seed,
+        **_shares(dataset, settings, pool, num_trained, budget),
     )
-    given = scorer.calibration
-    try:
-        if "mismatch" in scorer.columns:
-            scorer.share_null(dataset, cache_dir, accelerator)  # of the whole pool, not of each part
-        _, _, thresholds, audit = search()
-    finally:
-        scorer.calibration = given
-    scored = concatenate_datasets(parts)
-    scored = scored.select(np.argsort(scored["diq_row"][:], kind="stable"))  # ties go to the earlier row of the pool
-    if search.max_mismatch is not None:
-        mismatch = np.array(scored["mismatch"][:], dtype=float)
-        scored = scored.select(np.flatnonzero(mismatch <= max_mismatch))
-    rule = QuadrantRule(thresholds.difficulty, thresholds.influence)
-    subset = select_subset(scored, num_rows=budget, rule=rule).remove_columns("diq_row")
-    scorer.reliability = None  # of one part, and no word on the whole
+    _, _, thresholds, audit = search()
+    # Of all rows, those that are there twice among them.
     audit = replace(audit, num_rows=len(dataset))
-    logger.info(str(audit))
-    return subset, audit
+    return Found((thresholds.difficulty, thresholds.influence), audit, pool, num_trained)
 
 
-def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, Features, np.ndarray]:
-    """Positions of rows that can be scored, the first of each kind, and what is known of them."""
+def _allowance(size: int, max_scored: float | None, known: bool, budget: int | None) -> int:
+    """Rows that may be scored."""
+    allowance = math.floor((MAX_SCORED if max_scored is None else max_scored) * size)
+    if max_scored is None:
+        wanted = max(allowance, least_allowance(known))
+        wanted = size if budget is not None and budget > wanted else min(wanted, size)
+        if wanted > allowance:
+            share = "All" if wanted == size else f"Up to {wanted}"
+            logger.warning(f"{share} of the {size} rows are scored: fewer would be too few to learn or choose from.")
+        return wanted
+    if budget is not None and budget > allowance:
+        raise ValueError(
+            f"{budget} rows are asked for, and {allowance} may be scored. Raise `max_scored`, or lower the budget."
+        )
+    return allowance
+
+
+def _worth(settings: SelectionSettings, num_trained: np.ndarray, budget: int) -> Callable | None:
+    """What rows are ranked by, as [`Search`] takes it."""
+    if settings.per is None:
+        return None
+
+    def values(influence: np.ndarray, order: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        mean = 0.0
+        if settings.per == "row" and len(order(influence)):
+            mean = mean_reached(influence, num_trained, budget, order)
+        return worth(influence, num_trained, settings.per, settings.num_tokens is not None, mean)
+
+    return values
+
+
+def _shares(
+    dataset: Dataset, settings: SelectionSettings, pool: np.ndarray, num_trained: np.ndarray, budget: int
+) -> dict[str, Any]:
+    """How a budget in tokens, or one with a share for each source, is filled: arguments of [`Search`]."""
+    costs = None if settings.num_tokens is None else num_trained
+    if costs is None and not settings.balance:
+        return {}
+    amounts, make = (np.ones(len(pool)) if costs is None else costs).tolist(), lambda: None
+    found: dict[str, Any] = {"costs": costs}
+    for column, shares in (settings.balance or {}).items():
+        sources, names = column_sources(dataset, column)
+        make = lambda: Quotas(sources[pool], names, shares, budget)  # noqa: E731, B023
+        found["sources"] = make().pots
+
+    def fill(order: np.ndarray) -> np.ndarray:
+        filling = Filling(budget, amounts, make(), None, np.full(len(pool), BEYOND))
+        filling.take(order)
+        return np.array(filling.taken, dtype=np.int64)
+
+    return found | {"fill": fill}
+
+
+def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, list[tuple[str, str]], np.ndarray, np.ndarray]:
+    """Positions of rows that can be scored, the first of each kind, their texts, and tokens: all, and trained ones."""
     seen, kept, texts, counts = set(), [], [], []
     for i, row in enumerate(rows):
         key = json.dumps(row, sort_keys=True, default=str)
@@ -117,15 +238,13 @@ def _distinct(scorer: Any, rows: Sequence[dict]) -> tuple[np.ndarray, Features, 
         counts.append((len(encoded), encoded.num_trained))
     if not kept:
         raise ValueError("No row of the dataset can be scored.")
-    prompts, answers = zip(*texts, strict=True)
-    tokens, trained = np.array(counts, dtype=float).T
-    return np.array(kept), text_features(prompts, answers, tokens, trained), tokens
+    return np.array(kept), texts, *np.array(counts, dtype=float).T
 
 
-def _known_difficulty(
-    scorer: Any, rows: Sequence[dict], positions: np.ndarray, num_tokens: np.ndarray
-) -> np.ndarray | None:
-    """The difficulty of every row, where it is to be had without the scoring model."""
+def _difficulty(
+    scorer: Any, dataset: Dataset, places: tuple, pool: np.ndarray, rows: Sequence[dict], num_tokens: np.ndarray
+) -> np.ndarray:
+    """The difficulty of every row, from a source that needs no scoring model."""
     source = scorer.difficulty
     if isinstance(source, ColumnDifficulty):
         found = np.full(len(rows), np.nan)
@@ -134,11 +253,23 @@ def _known_difficulty(
                 found[i] = source.prepare(row, scorer.encoder)
             except RowError as error:
                 if scorer.on_bad_row == "raise":
-                    message = f"Row {positions[i]}: {error} Or pass `on_bad_row='skip'` to leave such rows out."
+                    message = f"Row {pool[i]}: {error} Or pass `on_bad_row='skip'` to leave such rows out."
                     raise RowError(message) from error
-        return found
-    if isinstance(source, NumTokensDifficulty):
-        return num_tokens
-    if source.reusable:
-        return scorer.difficulties({name: [row[name] for row in rows] for name in rows[0]})["difficulty"]
-    return None
+    elif isinstance(source, NumTokensDifficulty):
+        found = num_tokens
+    else:
+        found = reusable_difficulty(scorer, dataset, *places)[pool]
+    # As the column will hold it, so that a threshold means the same there.
+    return found if "difficulty" in source.columns else found.astype(np.float32).astype(float)
+
+
+def _beside(dataset: Dataset, scored: Dataset) -> Dataset:
+    """A dataset with the columns of those rows that were scored, null for all others."""
+    rows = np.array(scored["diq_row"][:])
+    scored = scored.remove_columns("diq_row")
+    nothing = Dataset.from_dict({name: [None] for name in scored.column_names}, features=scored.features)
+    places = np.full(len(dataset), len(scored))
+    places[rows] = np.arange(len(scored))
+    columns = concatenate_datasets([scored, nothing]).select(places)
+    replaced = [name for name in scored.column_names if name in dataset.column_names]
+    return concatenate_datasets([dataset.remove_columns(replaced), columns], axis=1)

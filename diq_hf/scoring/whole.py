@@ -1,14 +1,15 @@
 """What a [`~diq_hf.DIQScorer`] does with a whole dataset at once: calibrate, score in chunks, select with an audit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..columns import labels_as_numbers
+from ..selection.settings import settings_for
 from .columns import count_unscored
-from .landmarks import Audit
 from .mismatch import MismatchNull, calibrate, null_size
 from .reliability import report
 
@@ -86,7 +87,8 @@ class WholeDatasets:
                 "`Dataset` first."
             )
         scored = self.score_part(dataset.with_format(None), chunk_size, cache_dir, accelerator)
-        self.audit = None
+        self.audit = self.selection = None
+        count_unscored(np.array(scored["influence"][:], dtype=float))
         report(self.reliability)
         return scored
 
@@ -100,7 +102,6 @@ class WholeDatasets:
             raise ValueError("The dataset has no rows.")
         read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
         columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
-        count_unscored(columns["influence"])
         dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
         for name, values in columns.items():
             dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
@@ -111,18 +112,26 @@ class WholeDatasets:
         dataset: Dataset,
         ratio: float | None = None,
         num_rows: int | None = None,
-        max_scored: float = 0.45,
+        max_scored: float | None = None,
         max_mismatch: float | str | None = "auto",
         seed: int = 0,
         chunk_size: int = 512,
         cache_dir: str | Path | None = None,
         accelerator: Any = None,
-    ) -> tuple[Dataset, Audit]:
+        *,
+        num_tokens: int | None = None,
+        per: str = "paper",
+        balance: str | Mapping[str, Mapping[str, float]] | None = None,
+        difficulty_percentile: float = 50,
+        max_similarity: float | str | None = "auto",
+        text_columns: Sequence[str] | None = None,
+        return_pool: bool = False,
+    ) -> tuple:
         """Chooses a subset without scoring every row, and says how much of the exact selection it found.
 
         Landmarks are scored exactly; a predictor learns from them; the rows it thinks most likely to be chosen are
-        scored exactly, and so on. The choice is made from exact scores. Rows that are there twice are scored and
-        chosen once. Resumed and shared out like [`~DIQScorer.score`].
+        scored exactly, and so on. The choice is made from exact scores, by thresholds that are estimates for the whole
+        pool. Rows that are there twice are scored and chosen once. Resumed and shared out like [`~DIQScorer.score`].
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -131,8 +140,10 @@ class WholeDatasets:
                 Share of its rows to choose.
             num_rows (`int`, *optional*):
                 Number of rows, instead of `ratio`.
-            max_scored (`float`, *optional*, defaults to `0.45`):
-                Share of the pool that may be scored. Where the dataset has a difficulty, 0.2 will do for 5 %.
+            max_scored (`float`, *optional*):
+                Share of the pool, copies counted, that may be scored. By default 0.45, and more of a pool so small
+                that a predictor would learn nothing (up to about 450 rows; then all of it may be scored). Where the
+                dataset has a difficulty, 0.2 will do for 5 %.
             max_mismatch (`float`, *optional*, defaults to `"auto"`):
                 See [`select_subset`]: 0.2 with `extra_columns=["mismatch"]`.
             seed (`int`, *optional*, defaults to `0`):
@@ -143,9 +154,25 @@ class WholeDatasets:
                 See [`~DIQScorer.score`].
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
                 See [`~DIQScorer.score`].
+            num_tokens (`int`, *optional*):
+                Number of trained tokens, instead of `ratio`. As in [`select_subset`], like all that follow.
+            per (`str`, *optional*, defaults to `"paper"`):
+                What a row is worth.
+            balance (`str` or `dict`, *optional*):
+                A fair share by a column.
+            difficulty_percentile (`float`, *optional*, defaults to `50`):
+                Above which a row is difficult.
+            max_similarity (`float`, *optional*, defaults to `"auto"`):
+                Of rows this similar the best is taken.
+            text_columns (`Sequence[str]`, *optional*):
+                Columns that make up a row's text.
+            return_pool (`bool`, *optional*, defaults to `False`):
+                Whether to return all rows as well.
 
         Returns:
-            `tuple`: the subset, the first choice first, and the [`~diq_hf.scoring.landmarks.Audit`].
+            `tuple`: the subset, the first choice first, and the [`~diq_hf.scoring.audit.Audit`]. With `return_pool`
+            the pool as well, with null scores for rows that were not scored: [`~diq_hf.push_subset`] takes it as
+            `scored`, and the choice among the scored rows can be derived again.
 
         Raises:
             `ImportError`: scikit-learn is not there.
@@ -155,20 +182,40 @@ class WholeDatasets:
         Example:
 
         ```python
-        subset, audit = diq_score.select(ds, ratio=0.01)
+        subset, audit, pool = diq_score.select(ds, ratio=0.01, return_pool=True)
         print(audit)
+        push_subset(subset, "me/medical-diq", scored=pool, recipe=diq_score.recipe())
         ```
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(f"`select` takes a `Dataset`, not a {type(dataset).__name__}: pass one split of it.")
         from .selecting import select_audited
 
-        if not 0 < max_scored <= 1:
+        if self.difficulty is None:
+            raise ValueError(
+                "`select` goes by difficulty and influence, and the scorer has `difficulty=None`. Name one."
+            )
+        if max_scored is not None and not 0 < max_scored <= 1:
             raise ValueError(f"`max_scored` must be in (0, 1], got {max_scored!r}.")
-        settings = max_scored, max_mismatch, seed, chunk_size, cache_dir, accelerator
-        self.audit = None
-        subset, self.audit = select_audited(self, dataset.with_format(None), ratio, num_rows, *settings)
-        return subset, self.audit
+        settings = settings_for(
+            dataset,
+            has_mismatch=self.tests_mismatch,
+            ratio=ratio,
+            num_rows=num_rows,
+            num_tokens=num_tokens,
+            per=per,
+            seed=seed,
+            difficulty_percentile=difficulty_percentile,
+            max_mismatch=max_mismatch,
+            max_similarity=max_similarity,
+            text_columns=text_columns,
+            balance=balance,
+        )
+        self.audit = self.selection = None
+        subset, pool, self.selection, self.audit = select_audited(
+            self, dataset.with_format(None), settings, max_scored, chunk_size, cache_dir, accelerator
+        )
+        return (subset, self.audit, pool) if return_pool else (subset, self.audit)
 
     def share_null(self, dataset: Dataset, cache_dir: str | Path | None = None, accelerator: Any = None) -> None:
         """Calibrates `mismatch` on a dataset as [`~DIQScorer.score`] does, for scoring parts of it."""

@@ -44,7 +44,7 @@ def derive_selection(
     """
     if settings.strategy is None:
         percentiles = settings.difficulty_percentile, settings.influence_percentile
-        rule = QuadrantRule.fit(scored, *percentiles)
+        rule = QuadrantRule(*settings.thresholds) if settings.thresholds else QuadrantRule.fit(scored, *percentiles)
         pool = subset = rule.annotate(scored)
         reasons = None
     else:
@@ -60,7 +60,7 @@ def derive_selection(
         max_difficulty_threshold=rule.max_difficulty_threshold,
         pool=count_quadrants(pool),
         subset=count_quadrants(subset),
-        unscored=count_unscored(pool),
+        unscored=count_unscored(pool, settings.thresholds is not None),
         reasons=reasons,
     )
     return pool, subset, facts
@@ -84,15 +84,15 @@ def count_quadrants(rows: Any) -> QuadrantCounts:
     return QuadrantCounts(rows=len(codes), **counts)
 
 
-def count_unscored(rows: Any) -> dict[str, int]:
-    """Why rows have no quadrant, and how many."""
+def count_unscored(rows: Any, some: bool = False) -> dict[str, int]:
+    """Why rows have no quadrant, and how many; `some`: because only some were scored."""
     columns = score_columns(rows, [name for name in SCORES if name in rows.column_names])
     no_influence = ~np.isfinite(columns["influence"])
     # A scorer counts the tokens of every row it could encode.
     empty = no_influence & (columns.get("num_tokens", np.ones(len(no_influence))) == 0)
     reasons = {
         "no row to train on": empty,
-        "no finite influence": no_influence & ~empty,
+        "no score, since only some rows were scored" if some else "no finite influence": no_influence & ~empty,
         "no finite difficulty": ~no_influence & ~np.isfinite(columns["difficulty"]),
     }
     return {reason: int(found.sum()) for reason, found in reasons.items() if found.any()}

@@ -54,6 +54,11 @@ class Quotas:
         self.full = {pot for pot, amount in self.left.items() if amount <= 0}
 
     @property
+    def pots(self) -> np.ndarray:
+        """For each row which share it is taken from, a number."""
+        return self._pots
+
+    @property
     def filled(self) -> bool:
         """Whether nothing more may be taken."""
         return len(self.full) == len(self.left)

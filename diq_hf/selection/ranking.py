@@ -69,6 +69,8 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
             "the rule out and pass `difficulty_percentile`."
         )
 
+    if settings.thresholds is not None:
+        rule = QuadrantRule(*settings.thresholds)
     has_both = settings.strategy == "diq" or set(names) <= set(scored.column_names)
     by_influence = settings.strategy in ("diq", "influence")
     key = {"difficulty": names[0], **STRATEGY_COLUMNS}.get(settings.strategy)
@@ -86,6 +88,7 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         needed.append("mismatch")
     # Read at once: of rows that were shuffled, each reading gathers them again.
     columns = score_columns(scored, [name for name in needed if name])
+    foreign = columns["mismatch"] > settings.max_mismatch if settings.max_mismatch is not None else None
     num_trained = columns.get("num_trained")
     if num_trained is not None:
         num_trained = np.where(num_trained >= 1, num_trained, np.nan)
@@ -98,7 +101,8 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         influence, mean = np.where(np.isnan(num_trained), np.nan, influence), 0.0
         if settings.per == "row":
             budget = row_budget(len(scored), settings.ratio, settings.num_rows)
-            mean = mean_reached(influence, num_trained, budget, order)
+            reached = order if foreign is None else lambda worths: (found := order(worths))[~foreign[found]]
+            mean = mean_reached(influence, num_trained, budget, reached)
         return worth(influence, num_trained, settings.per, in_tokens, mean)
 
     def rule_for(worths: np.ndarray) -> QuadrantRule:

@@ -1,6 +1,6 @@
 """The choice: rows are taken in their order until the budget is met, and every other row is told why it was not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,6 +197,7 @@ def select_rows(
     rule: QuadrantRule | None = None,
     known_copies: np.ndarray | None = None,
     may_be_short: bool = False,
+    read: Callable[[np.ndarray], list[tuple[str, str]]] | None = None,
 ) -> Selection:
     """As [`select_subset`], by settings in which nothing is `"auto"`.
 
@@ -211,6 +212,8 @@ def select_rows(
             For each row the row that it repeats, -1 for none, where texts are not at hand.
         may_be_short (`bool`, *optional*, defaults to `False`):
             Take what there is where the budget cannot be met.
+        read (`Callable`, *optional*):
+            Prompts and answers of some rows, where `scored` has none.
     """
     check_settings(settings)
     ranking = rank_rows(scored, settings, rule)
@@ -226,14 +229,15 @@ def select_rows(
         if known_copies is not None:
             copies = KnownCopies(known_copies)
         else:
-            copies = Copies(RowTexts(scored, settings.text_columns), order, settings.max_similarity)
+            read = RowTexts(scored, settings.text_columns) if read is None else read
+            copies = Copies(read, order, settings.max_similarity)
     in_tokens = settings.num_tokens is not None
     budget = settings.num_tokens if in_tokens else row_budget(len(scored), settings.ratio, settings.num_rows)
     quotas = None
     for column, shares in (settings.balance or {}).items():
         quotas = Quotas(*column_sources(scored, column), shares, budget)
     costs = ranking.num_trained.tolist() if in_tokens else [1] * len(scored)
-    filling = _Filling(budget, costs, quotas, copies, reasons)
+    filling = Filling(budget, costs, quotas, copies, reasons)
     filling.take(order)
     selection = Selection(np.array(filling.taken, dtype=np.int64), reasons, filling.duplicate_of, ranking, settings)
     if not may_be_short and not filling.done(whole=not in_tokens):
@@ -241,7 +245,7 @@ def select_rows(
     return selection
 
 
-def _shortfall(selection: Selection, filling: "_Filling", in_tokens: bool) -> str:
+def _shortfall(selection: Selection, filling: "Filling", in_tokens: bool) -> str:
     unit = "trained tokens" if in_tokens else "rows"
     others = {reason: count for reason, count in selection.counts.items() if reason not in REASONS[:2]}
     passed_over = ", ".join(f"{count} {reason}" for reason, count in others.items()) or "none"
@@ -257,8 +261,21 @@ def _shortfall(selection: Selection, filling: "_Filling", in_tokens: bool) -> st
     )
 
 
-class _Filling:
-    """A budget that is being filled."""
+class Filling:
+    """A budget that is being filled.
+
+    Args:
+        budget (`int`):
+            Rows or tokens.
+        costs (`list`):
+            What each row takes of it.
+        quotas ([`~diq_hf.selection.quotas.Quotas`], *optional*):
+            What may be taken of each source.
+        copies ([`Copies`] or [`KnownCopies`], *optional*):
+            Which rows repeat one that was taken.
+        reasons (`np.ndarray`):
+            What became of each row, written here.
+    """
 
     def __init__(
         self, budget: int, costs: list, quotas: Quotas | None, copies: Copies | KnownCopies | None, reasons: np.ndarray

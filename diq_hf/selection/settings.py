@@ -26,6 +26,7 @@ def settings_for(
     max_similarity: float | str | None = "auto",
     text_columns: Sequence[str] | None = None,
     balance: str | Mapping[str, Mapping[str, float]] | None = None,
+    has_mismatch: bool | None = None,
     **settings: Any,
 ) -> SelectionSettings:
     """The settings that arguments of [`select_subset`] stand for, for one dataset.
@@ -35,11 +36,14 @@ def settings_for(
             The rows, by whose columns `"auto"` is decided.
         max_mismatch (`float`, *optional*, defaults to `"auto"`):
             See [`select_subset`], like all others.
+        has_mismatch (`bool`, *optional*):
+            Whether rows will have a `mismatch`; by default whether they have.
 
     Raises:
         `ValueError`: A setting is out of range, two do not go together, or the dataset lacks what one is about.
     """
-    has_mismatch, texts = "mismatch" in scored.column_names, RowTexts(scored, text_columns)
+    has_mismatch = "mismatch" in scored.column_names if has_mismatch is None else has_mismatch
+    texts = RowTexts(scored, text_columns)
     if max_mismatch == "auto":
         max_mismatch = MAX_MISMATCH if has_mismatch else None
     if max_similarity == "auto":
@@ -79,6 +83,8 @@ def check_settings(settings: SelectionSettings) -> None:
             continue
         if isinstance(value, bool | str) or not 0 <= value <= 1 or (name == "max_similarity" and not value):
             raise ValueError(f"`{name}` is a share between 0 and 1, 'auto' or None, got {value!r}.")
+    if settings.thresholds is not None and (settings.strategy != "diq" or len(settings.thresholds) != 2):
+        raise ValueError(f"`thresholds` are two, for the strategy 'diq', got {settings.thresholds!r}.")
     by_influence = settings.strategy in ("diq", "influence")
     if settings.per and not by_influence:
         raise ValueError(

@@ -35,8 +35,8 @@ class DIQCallback(TrainerCallback, ExportableState):
     selection is kept, with a warning.
 
     Args:
-        ratio (`float`, *optional*, defaults to `0.1`):
-            Share of the pool that is trained at a time, in (0, 1].
+        ratio (`float`, *optional*):
+            Share of the pool that is trained at a time, in (0, 1]; by default 0.1.
         num_rows (`int`, *optional*):
             Number of rows instead of `ratio`.
         rescore_every (`int`, *optional*, defaults to `1`):
@@ -56,6 +56,11 @@ class DIQCallback(TrainerCallback, ExportableState):
             As in [`select_subset`].
         difficulty_percentile (`float`, *optional*, defaults to `50`):
             As in [`QuadrantRule.fit`].
+        max_mismatch (`float`, *optional*, defaults to `"auto"`):
+            As in [`select_subset`]: rows whose column `mismatch` is larger are passed over.
+        max_similarity (`float`, *optional*, defaults to `"auto"`):
+            As in [`select_subset`]: of rows this similar one is trained at a time. Rows of the same token ids count
+            as copies even where the pool has no texts any more.
         warmup_ratio (`float`, *optional*, defaults to `0.0`):
             Share of the steps that are trained on rows of the whole pool before the first selection.
         max_validation_rows (`int`, *optional*, defaults to `360`):
@@ -96,7 +101,7 @@ class DIQCallback(TrainerCallback, ExportableState):
 
     def __init__(
         self,
-        ratio: float = 0.1,
+        ratio: float | None = None,
         num_rows: int | None = None,
         rescore_every: int | None = 1,
         rescore_unit: str = "passes",
@@ -105,6 +110,8 @@ class DIQCallback(TrainerCallback, ExportableState):
         difficulty: str | DifficultySource | None = None,
         strategy: str = "diq",
         difficulty_percentile: float = 50,
+        max_mismatch: float | str | None = "auto",
+        max_similarity: float | str | None = "auto",
         warmup_ratio: float = 0.0,
         max_validation_rows: int | None = 360,
         budget: str = "subset",
@@ -124,6 +131,8 @@ class DIQCallback(TrainerCallback, ExportableState):
             difficulty=difficulty,
             strategy=strategy,
             difficulty_percentile=difficulty_percentile,
+            max_mismatch=max_mismatch,
+            max_similarity=max_similarity,
             warmup_ratio=warmup_ratio,
             max_validation_rows=max_validation_rows,
             budget=budget,

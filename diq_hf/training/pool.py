@@ -8,10 +8,12 @@ from datasets import Dataset, Value
 
 from ..columns import class_label_numbers, label_values
 from ..difficulty.sources import DifficultySource, difficulty_source
+from ..recipe import SelectionSettings
 from ..selection.quadrants import QuadrantRule
 from ..selection.scores import score_columns
-from ..selection.select import select_subset
+from ..selection.select import select_rows
 from ..selection.settings import STRATEGY_COLUMNS
+from .passing import PassedOver
 
 
 # Of the candidates beside the present selection, one in so many is drawn from the rows that are not among the best.
@@ -59,6 +61,8 @@ class Pool:
             See [`QuadrantRule.fit`].
         seed (`int`, *optional*, defaults to `0`):
             Seed of random candidates and of the strategy `"random"`.
+
+    `passed_over` says which rows are not selected whatever their scores.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Pool:
         self.strategy, self.difficulty_percentile, self.seed = strategy, difficulty_percentile, seed
         # float32, as columns of scores are, so that a resumed run has the same numbers.
         self.scores = {name: np.full(len(num_tokens), np.nan, dtype=np.float32) for name in SCORES}
+        self.passed_over = PassedOver(np.zeros(len(num_tokens), dtype=bool))
         self.selection: np.ndarray | None = None
         self.draws = 0
 
@@ -106,16 +111,25 @@ class Pool:
             quadrants = rule.codes(columns["difficulty"], columns["influence"])
         elif self.strategy in SCORES:
             usable = np.isfinite(self.scores[self.strategy][rows])
-        columns |= {"row": rows, STRATEGY_COLUMNS["length"]: self.num_tokens[rows]}
-        subset = select_subset(
-            Dataset.from_dict(columns),
-            num_rows=max(1, min(self.num_selected, int(usable.sum()))),
+        # A row that is passed over counts for the thresholds like any other.
+        out, read = self.passed_over.rows[rows], self.passed_over.read
+        columns |= {STRATEGY_COLUMNS["length"]: self.num_tokens[rows], "mismatch": out.astype(float)}
+        settings = SelectionSettings(
+            num_rows=max(1, min(self.num_selected, int((usable & ~out).sum()))),
             strategy=self.strategy,
-            rule=rule,
             seed=self.seed + self.draws,
+            max_mismatch=0.5,
+            max_similarity=None if read is None else self.passed_over.max_similarity,
         )
+        texts = None if read is None else lambda some: read(rows[some])
+        chosen = select_rows(Dataset.from_dict(columns), settings, rule, may_be_short=True, read=texts).rows
+        if not len(chosen):
+            raise ValueError(
+                "No row can be trained: all are without scores, or passed over. Allow more: "
+                "`DIQCallback(max_mismatch=None, max_similarity=None)`."
+            )
         self.draws += 1
-        return Choice(rows, np.isin(rows, subset["row"][:]), quadrants, rule)
+        return Choice(rows, np.isin(np.arange(len(rows)), chosen), quadrants, rule)
 
     def candidates(self, most_rows: int, most_tokens: float) -> tuple[np.ndarray, np.ndarray]:
         """Rows worth scoring again: the selection, the best of the others by their last scores, and some at random.
@@ -130,6 +144,7 @@ class Pool:
             `tuple[np.ndarray, np.ndarray]`: the rows, and how many rows of the pool each stands for.
         """
         ranked = self._ranking()
+        ranked = ranked[~self.passed_over.rows[ranked]]
         others = ranked[~np.isin(ranked, self.selection)]
         extra = min(len(others), max(0, most_rows - len(self.selection)))
         drawn = extra // RANDOM_SHARE

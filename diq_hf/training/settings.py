@@ -9,11 +9,15 @@ from ..selection.budgets import row_budget
 from ..selection.settings import STRATEGIES
 
 
+# Of the pool, unless a number of rows is given.
+RATIO = 0.1
+
+
 @dataclass(frozen=True)
 class Settings:
     """See [`~diq_hf.DIQCallback`], which has the same arguments."""
 
-    ratio: float
+    ratio: float | None
     num_rows: int | None
     rescore_every: int | None
     rescore_unit: str
@@ -22,6 +26,8 @@ class Settings:
     difficulty: str | DifficultySource | None
     strategy: str
     difficulty_percentile: float
+    max_mismatch: float | str | None
+    max_similarity: float | str | None
     warmup_ratio: float
     max_validation_rows: int | None
     budget: str
@@ -51,7 +57,18 @@ class Settings:
             raise ValueError(f"`difficulty_percentile` must be in [0, 100], got {self.difficulty_percentile}.")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"`warmup_ratio` must be in [0, 1), got {self.warmup_ratio}.")
-        row_budget(1, self.ratio if self.num_rows is None else None, self.num_rows)
+        if self.ratio is not None and self.num_rows is not None:
+            raise ValueError("Pass `ratio` or `num_rows`, not both.")
+        row_budget(1, self.share, self.num_rows)
+        for name in ("max_mismatch", "max_similarity"):
+            value = getattr(self, name)
+            if value not in ("auto", None) and (isinstance(value, bool | str) or not 0 < value <= 1):
+                raise ValueError(f"`{name}` is a share between 0 and 1, 'auto' or None, got {value!r}.")
+
+    @property
+    def share(self) -> float | None:
+        """Share of the pool that is trained at a time, unless rows are counted."""
+        return RATIO if self.ratio is None and self.num_rows is None else self.ratio
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -67,7 +84,7 @@ class Settings:
         """Rows of a pool that are trained at a time."""
         if self.num_rows is not None and self.num_rows > size:
             raise ValueError(f"`num_rows` is {self.num_rows} and the training set has {size} rows. Lower it.")
-        return row_budget(size, self.ratio if self.num_rows is None else None, self.num_rows)
+        return row_budget(size, self.share, self.num_rows)
 
     def plain(self) -> dict[str, Any]:
         """What can be written as JSON: all but the validation rows and where difficulties come from."""

@@ -21,6 +21,7 @@ from .directions import digest, find_direction, save_direction
 from .history import SelectionHistory, pack, unpack
 from .objectives import LanguageModeling
 from .online import OnlineInfluence
+from .passing import passed_over
 from .pool import Choice, Pool, read_scores
 from .rescoring import TrainerScorer
 from .sampler import SelectionSampler
@@ -65,6 +66,7 @@ class Steering:
         )
         scores, self.difficulty = read_scores(trainer.train_dataset, settings.difficulty)
         self.pool.update(np.arange(len(num_tokens)), scores)
+        self.pool.passed_over = passed_over(trainer.train_dataset, settings)
         self.step_size = trainer.get_total_train_batch_size(args)
         self.sampler = SelectionSampler(
             len(num_tokens),
@@ -269,7 +271,7 @@ class Steering:
         if len(selection) < self.num_selected and self.trainer.is_world_process_zero():
             logger.warning(
                 f"Only {len(selection)} rows can be selected where {self.num_selected} are asked for: the others have "
-                "no finite scores. They are passed over more often instead."
+                "no finite scores or are passed over. Those are trained more often instead."
             )
         logs = {"diq/scored": len(choice.rows), "diq/selected": len(selection)}
         if choice.rule is not None:

@@ -81,7 +81,7 @@ def test_exit_codes(scored):
 
 def test_debug_shows_the_traceback(scored):
     command = ["select", scored, "--ratio", 2, "--output", scored.parent / "subset"]
-    assert run(*command).stderr == "diq: `ratio` must be in (0, 1], got 2.0.\n"
+    assert run(*command).stderr == "diq: `--ratio` must be in (0, 1], got 2.0.\n"
     assert isinstance(run(*command, "--debug").exception, ValueError)
 
 
@@ -109,6 +109,7 @@ def test_an_error_of_any_kind_is_one_line():
         ("Set `processing_class.chat_template`, or", "Set `--chat-template`, or"),
         ("with `difficulty='column:difficulty'`", "with `--difficulty column:difficulty`"),
         ("no column `difficulty`", "no column `difficulty`"),
+        ("Groups of `validation` are", "Groups of `--validation` are"),
         ("name another source with `difficulty=`", "name another source with `--difficulty`"),
         ("pass `batched=True`, `num_proc`, `labels=`", "pass `batched=True`, `num_proc`, `labels=`"),
     ],

@@ -5,8 +5,13 @@ import json
 import numpy as np
 import pytest
 from commands import run, write_rows
-from conftest import SENTENCES, chat
+from conftest import SENTENCES, TEMPLATE, chat
 from datasets import Dataset, load_from_disk
+from transformers import AutoTokenizer
+from typer.main import get_command
+
+from diq_hf.cli.__main__ import app
+from diq_hf.digest import tokenizer_digest
 
 
 def test_select_with_shares_and_bounds(tmp_path):
@@ -48,8 +53,66 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
     recipe = json.loads((tmp_path / "subset" / "diq_recipe.json").read_text())
     assert recipe["audit"]["pool"] == 480 and recipe["audit"]["scored"] <= 216 and recipe["mismatch"]["size"] == 120
     assert recipe["pool"]["name"] == "pool.jsonl" and recipe["selection"]["subset"]["rows"] == 10
-    refused = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "b", *given, "--per", "row")
-    assert refused.exit_code == 1 and "`--per` needs the scores of the whole pool" in refused.output
+    turns = ["--turns", "influence_a"]
+    refused = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "b", *given, *turns)
+    assert refused.exit_code == 1 and "`--turns` needs the scores of the whole pool" in refused.output
+
+
+def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, validation):
+    """By the same options, which reach the scorer; the pool is saved beside the subset, with reasons."""
+    options = {
+        name: {option.name for option in get_command(app).commands[name].params} for name in ("score", "select")
+    }
+    assert options["score"] - options["select"] == {"dataset", "projection_dim"}
+    pool = [chat(f"{i}?", f"{SENTENCES[i % 4]} {i}") | {"level": i % 7, "source": "ab"[i % 2]} for i in range(40)]
+    rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
+    folder = write_rows(tmp_path, pool=[*pool, {"prompt": [], "completion": []}], validation=rows)
+    (tmp_path / "template.jinja").write_text(TEMPLATE.replace("<|start|>", "<s>"))
+    given = ["--model", model_folder, "--validation", folder / "validation.jsonl", "--cache-dir", tmp_path / "chunks"]
+    given += [
+        "--difficulty",
+        "column:level",
+        "--group-column",
+        "task",
+        "--target-modules",
+        "q_proj",
+        "--max-length",
+        90,
+    ]
+    given += [
+        "--truncation-mode",
+        "keep_end",
+        "--no-completion-only-loss",
+        "--on-bad-row",
+        "skip",
+        "--dtype",
+        "float32",
+    ]
+    given += ["--chat-template", tmp_path / "template.jinja", "--validation-split", "train[:2]", "--chunk-size", 16]
+    chosen = ["--num-tokens", 200, "--per", "token", "--balance", "source", "--quota", "a=0.7"]
+    saved = ["--output", tmp_path / "subset", "--pool-output", tmp_path / "all"]
+    told = run("select", folder / "pool.jsonl", *given, *chosen, *saved)
+    assert told.exit_code == 0 and "All of the 41 rows" not in told.stdout, told.output
+    assert "40 of 41 rows scored (98%); the selection is the exact one" in told.output
+    recipe = json.loads((tmp_path / "subset" / "diq_recipe.json").read_text())
+    settings = {"max_length": 90, "truncation_mode": "keep_end", "completion_only_loss": False, "on_bad_row": "skip"}
+    assert recipe["settings"].items() >= settings.items() and recipe["model"]["dtype"] == "float32"
+    assert {name.split(".")[-1] for name in recipe["modules"]} == {"q_proj"}
+    assert [group["group"] for group in recipe["validation"]] == ["t0", "t1"]
+    assert recipe["validation_source"]["split"] == "train[:2]"
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = (tmp_path / "template.jinja").read_text()
+    assert recipe["tokenizer"] == tokenizer_digest(tokenizer)
+    whole, subset = load_from_disk(tmp_path / "all"), load_from_disk(tmp_path / "subset")
+    assert len(whole) == 41 and whole["diq_reason"][:].count(0) == len(subset) and whole["influence"][40] is None
+    tokens = {name: sum(row["num_trained"] for row in subset if row["source"] == name) for name in "ab"}
+    assert 0 < tokens["a"] <= 140 and 0 < tokens["b"] <= 60
+    # What is published beside the subset gives the same again.
+    again = ["select", tmp_path / "all", *chosen, "--output", tmp_path / "again"]
+    assert run(*again).exit_code == 0
+    assert load_from_disk(tmp_path / "again")["prompt"][:] == subset["prompt"][:]
+    refused = run(*again, "--overwrite", "--chunk-size", 16)
+    assert refused.exit_code == 1 and "`--chunk-size` goes with `--model`" in refused.output
 
 
 @pytest.mark.parametrize("rows", [20, 64])

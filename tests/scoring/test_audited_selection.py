@@ -6,8 +6,9 @@ from conftest import SENTENCES, chat, make_model
 from datasets import Dataset
 
 from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf.scoring.audit import Audit
 from diq_hf.scoring.features import text_features
-from diq_hf.scoring.landmarks import Audit, Search
+from diq_hf.scoring.landmarks import Search
 
 
 WORDS = [f"word{i}" for i in range(16)]
@@ -80,7 +81,7 @@ def test_same_seed_same_rows(pool):
 
 
 def test_too_few_to_learn_from(pool):
-    with pytest.raises(ValueError, match=r"Raise `max_scored`, or, for a pool this small, score every row"):
+    with pytest.raises(ValueError, match=r"12 of them as landmarks, and a predictor needs 24. Raise `max_scored`"):
         search(pool, 0, known=True, allowance=100)
 
 
@@ -139,13 +140,108 @@ def test_all_rows_may_be_scored(tokenizer, validation, tmp_path):
     assert len(skipping.select(bad, num_rows=6, max_scored=1.0, cache_dir=tmp_path)[0]) == 6
 
 
+def budget_by_hand(rows, order, options):
+    """The first of the rows in their order, until rows or tokens are spent, or the rows of each source."""
+    kept, left, tokens = [], dict.fromkeys("ab", options.get("num_rows", 0) // 2), 0
+    for i in order:
+        tokens += rows[i]["num_trained"]
+        if "balance" in options and not left[rows[i]["source"]]:
+            continue
+        if tokens > options.get("num_tokens", np.inf) or len(kept) == options.get("num_rows"):
+            break
+        left[rows[i]["source"]] -= 1
+        kept.append(i)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def shares(tokenizer, validation, tmp_path_factory):
+    """Rows of two sources, all of them scored, and their chunks."""
+    dataset = Dataset.from_list([row | {"source": "ab"[i % 3 % 2]} for i, row in enumerate(ROWS[:100])])
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="loss", extra_columns=["num_trained"])
+    cache = tmp_path_factory.mktemp("chunks")
+    return dataset, scorer.score(dataset, cache_dir=cache), cache
+
+
+@pytest.mark.parametrize(
+    ("options", "max_scored"),
+    [
+        ({"num_rows": 8, "per": "token"}, 0.75),
+        ({"num_rows": 8, "per": "row"}, 0.75),
+        ({"num_tokens": 150}, 0.75),
+        ({"num_tokens": 150, "per": "token"}, None),
+        ({"num_rows": 8, "balance": "source"}, 0.75),
+        ({"num_rows": 8, "balance": "source"}, 1),
+    ],
+)
+def test_budgets_and_shares(tokenizer, validation, shares, options, max_scored):
+    """As `select_subset` means them, of the rows that were scored; by hand, and against the exact choice."""
+    dataset, everything, cache = shares
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="loss")
+    given = {"max_scored": max_scored, "return_pool": True, "cache_dir": cache, "max_similarity": None}
+    subset, audit, pool = scorer.select(dataset, **options, **given)
+    facts = scorer.recipe().selection
+    allowed = {0.75: 75, None: 66, 1: 100}[max_scored]
+    assert (facts.thresholds is None) == (max_scored == 1)
+    everything = everything.to_list()
+    influence, n, difficulty = (
+        np.array([row[name] for row in everything]) for name in ("influence", "num_trained", "difficulty")
+    )
+    known = np.isfinite(np.array(pool["influence"][:], dtype=float))
+    assert known.sum() == audit.num_scored <= allowed
+    by_hand = []
+    for some, bound in ((known, facts.difficulty_threshold), (np.ones(100, bool), np.median(difficulty))):
+        worth, hard = influence, np.flatnonzero(some & (difficulty >= bound))
+        if options.get("per") == "token" and "num_rows" in options:
+            worth = influence * n
+        for _ in range(20 if options.get("per") == "row" else 0):
+            best = hard[np.argsort(-worth[hard])[:8]]
+            worth = n * (influence - (influence[best] * n[best]).sum() / n[best].sum())
+        by_hand.append(budget_by_hand(everything, hard[np.argsort(-worth[hard])].tolist(), options))
+    index = {row["prompt"][0]["content"]: i for i, row in enumerate(dataset)}
+    found = [index[row["prompt"][0]["content"]] for row in subset]
+    assert found == by_hand[0] and facts.subset.rows == len(found) > 2
+    share = np.isin(by_hand[1], found).mean()
+    assert audit.low - 1e-9 <= share <= audit.high + 1e-9
+
+
+def test_small_pools_are_scored_in_a_larger_share(tokenizer, validation, tmp_path, caplog):
+    dataset = Dataset.from_list(ROWS[:300])
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")
+    for size, scored, said in ((300, 192, "Up to 192 of the 300 rows"), (40, 40, "All of the 40 rows")):
+        caplog.clear()
+        _, audit = scorer.select(dataset.select(range(size)), num_rows=4, cache_dir=tmp_path)
+        assert audit.num_scored <= scored
+        assert len([record for record in caplog.records if said in record.message]) == 1
+    with pytest.raises(ValueError, match=r"a predictor needs 24. Raise `max_scored`, or leave it out"):
+        scorer.select(dataset, num_rows=4, max_scored=0.45, cache_dir=tmp_path)
+
+
+def test_shares_of_sources_are_searched_for(pool):
+    """Each source has a bar of its own, so the rare source's best are found, too."""
+    features, influence, difficulty = pool
+    sources = (np.arange(600) % 5 == 0).astype(int)
+    influence = influence - 3 * sources  # the rare source's rows are all worse
+    hard = np.flatnonzero(difficulty >= np.median(difficulty))
+
+    def fill(order):
+        return np.concatenate([order[sources[order] == source][:15] for source in (0, 1)])
+
+    score = lambda rows: {"influence": influence[rows]}  # noqa: E731
+    rows, _, _, audit = Search(features, score, 30, 210, difficulty, fill=fill, sources=sources, seed=0)()
+    exact = fill(hard[np.argsort(-influence[hard])])
+    found = np.isin(exact, rows)
+    assert found.mean() > 0.9 and found[sources[exact] == 1].mean() > 0.9
+    assert audit.low <= found.mean() <= audit.high
+
+
 def test_what_cannot_be_done_is_refused(tokenizer, validation, tmp_path):
     """By what to change; all but the third before a row is scored."""
     make = lambda **more: DIQScorer(make_model(), validation, tokenizer, difficulty="column:level", **more)  # noqa: E731
     pool, scorer = Dataset.from_list(ROWS), make()
     scorer.engine.score = None
     with pytest.raises(ValueError, match=r"200 rows are asked for, and 148 may be scored. Raise `max_scored`"):
-        scorer.select(pool, num_rows=200)
+        scorer.select(pool, num_rows=200, max_scored=0.45)
     with pytest.raises(ValueError, match="`max_mismatch` needs the column 'mismatch'"):
         scorer.select(pool, num_rows=10, max_mismatch=0.1)
     with pytest.raises(

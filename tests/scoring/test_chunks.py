@@ -1,7 +1,6 @@
 """Scoring by chunks: resumed, shared out and interrupted runs against one that nothing disturbed."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -9,13 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import SUPPORT, make_encoder, make_model
+from conftest import make_encoder, make_model
 from datasets import Dataset, DatasetDict
+from killing import run_killed
 
 from diq_hf import ClassifierDifficulty, DifficultyClassifier, DIQScorer
 from diq_hf.engine.influence import Direction
 from diq_hf.engine.tensor_files import load_tensors, save_tensors
 from diq_hf.files import replacing
+from diq_hf.scoring.chunks import reusable_difficulty
 
 
 @pytest.fixture
@@ -32,14 +33,6 @@ def make_scorer(tokenizer, validation):
         return scorer
 
     return make
-
-
-def run_killed(folder, kills, world):
-    folder.mkdir()
-    command = [sys.executable, SUPPORT / "killed_runs.py", folder, str(kills), str(world)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def test_same_as_map(make_scorer, dataset, tmp_path):
@@ -180,6 +173,19 @@ def test_classifier_runs_once_for_all_models(make_scorer, make_source, dataset, 
     assert len(other.read) == len(dataset) and len(second.read) == 1
 
 
+def test_difficulties_alone_are_kept_as_well(make_scorer, make_source, dataset, tmp_path):
+    """As `select` asks for them; a row that the source cannot read has none."""
+    first, second = make_source(), make_source()
+    found = reusable_difficulty(make_scorer(difficulty=first), dataset, 2, tmp_path)
+    scorer = make_scorer(difficulty=second)
+    scored = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
+    assert found.astype(np.float32).tolist() == scored["difficulty"][:]
+    assert reusable_difficulty(scorer, dataset, 2, tmp_path).tolist() == found.tolist()
+    assert len(first.read) == len(dataset) and second.read == []  # before rows that are not known
+    bad = Dataset.from_list([*dataset, dataset[0] | {"prompt": []}])
+    assert np.isnan(reusable_difficulty(scorer, bad, 3, tmp_path)).tolist() == [False] * 7 + [True]
+
+
 def test_token_ids_are_read_by_their_own_tokenizer(make_scorer, make_source, dataset, tokenizer):
     scorer = make_scorer(difficulty=make_source())
     other = make_scorer(difficulty=make_source(), max_length=200)
@@ -249,17 +255,17 @@ scorer.score(ds, cache_dir=r"{tmp_path / "chunks"}")
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """One process that scores 100 chunks."""
-    return run_killed(tmp_path_factory.mktemp("one") / "run", 0, 1)
+    return run_killed("killed_runs.py", tmp_path_factory.mktemp("one") / "run", 0, 1)
 
 
 def test_two_processes_give_the_same_bits_as_one(undisturbed, tmp_path):
-    two = run_killed(tmp_path / "two", 0, 2)
+    two = run_killed("killed_runs.py", tmp_path / "two", 0, 2)
     assert two["columns"] == undisturbed["columns"]
     assert two["started"] == undisturbed["started"] == 100
 
 
 def test_killed_again_and_again(undisturbed, tmp_path):
-    killed = run_killed(tmp_path / "killed", 20, 2)
+    killed = run_killed("killed_runs.py", tmp_path / "killed", 20, 2)
     assert killed["columns"] == undisturbed["columns"]
     assert killed["killed"] == 20
     # Each kill costs at most the one chunk that each of the two processes had in hand.

@@ -498,3 +498,23 @@ def test_recipe_of_an_adapter_in_memory(tokenizer, validation):
     model = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))
     assert DIQScorer(model, validation, tokenizer).recipe().model.adapter == ""
     assert DIQScorer(make_model(), validation, tokenizer).recipe().model.adapter is None
+
+
+def test_weights_that_are_not_finite(tokenizer, validation):
+    """Are refused by their name at the start, and not as a model of an unknown kind."""
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"the parameter 'model.layers.1.mlp.up_proj.weight' is not finite. Load a"):
+        DIQScorer(model, validation, tokenizer)
+
+
+def test_rows_that_are_not_scored_are_counted_once(tokenizer, validation, pool, tmp_path, caplog):
+    """With IFD, by `score` of several chunks as by `map`."""
+    dataset = Dataset.from_list([*pool, pool[0] | {"completion": []}])
+    for run in (
+        lambda scorer: scorer.score(dataset, chunk_size=8, cache_dir=tmp_path),
+        lambda scorer: scorer(dataset[:]),
+    ):
+        caplog.clear()
+        run(DIQScorer(make_model(), validation, tokenizer, on_bad_row="skip"))
+        assert len([record for record in caplog.records if "1 of 8 rows were not scored" in record.message]) == 1

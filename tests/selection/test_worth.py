@@ -6,7 +6,7 @@ from conftest import chat, make_model
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from diq_hf import DIQScorer
+from diq_hf import DIQScorer, select_subset
 from diq_hf.rows.formats import RowEncoder
 from diq_hf.selection.budgets import worth
 
@@ -74,3 +74,16 @@ def test_worth():
     assert worth(influence, tokens, "token", True).tolist() == influence.tolist()
     assert worth(influence, tokens, "token", False).tolist() == [3, 10, -5]
     assert worth(influence, tokens, "row", False, 1.0).tolist() == [2, 0, -10]
+
+
+def test_foreign_answers_have_no_part_in_the_mean():
+    """Rows that are passed over for their mismatch do not move what `per="row"` ranks by."""
+    draw = np.random.default_rng(3)
+    for _ in range(20):
+        size, foreign = 40, draw.random(40) < 0.3
+        columns = {"influence": draw.normal(size=size) + 4 * foreign, "difficulty": np.ones(size)}
+        columns |= {"num_trained": draw.integers(1, 60, size), "mismatch": foreign * 0.9, "row": np.arange(size)}
+        scored = Dataset.from_dict(columns)
+        options = {"num_rows": 8, "per": "row", "influence_percentile": 0}
+        expected = select_subset(scored.select(np.flatnonzero(~foreign)), **options)["row"][:]
+        assert select_subset(scored, **options)["row"][:] == expected

@@ -5,13 +5,15 @@ import os
 import runpy
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from conftest import chat, make_model, make_tokenizer
-from hub_kit import HUB, TOKEN, readme
+from datasets import Dataset
+from hub_kit import HUB, TOKEN, readme, refusal, write
 from typer.testing import CliRunner
 
-from diq_hf import load_subset, verify_subset
+from diq_hf import DIQScorer, load_subset, push_subset, verify_subset
 from diq_hf.cli.__main__ import app
 
 
@@ -60,6 +62,39 @@ def case_from_score_to_verify():
     ]
     unwrapped = readme("me/end").replace(" \\\n    ", " ")
     assert all(command in unwrapped for command in recipe.commands)
+
+
+def case_a_pool_that_was_not_scored_as_a_whole():
+    """The choice among the scored rows is derived again, and card and `verify` say what is known of the others."""
+    folder = Path(tempfile.mkdtemp(prefix="a_private_place_"))
+    model, validation = make_model(), [chat("What is 9 and 9?", "It is 18."), chat("And 7?", "It is 14.")]
+    rows = [
+        chat(f"What is {i} and {i}?", f"It is {2 * i}, for {i} twice is {2 * i}." * (1 + i % 3)) for i in range(90)
+    ]
+    scorer = DIQScorer(model, validation, make_tokenizer(), difficulty="loss", extra_columns=["num_trained"])
+    options = {"num_tokens": 300, "per": "token", "max_scored": 0.8, "max_similarity": 1}
+    subset, audit, pool = scorer.select(Dataset.from_list(rows), return_pool=True, cache_dir=folder, **options)
+    assert 0 < len(subset) < 20 and audit.num_scored == 72
+    push = {"scored": pool, "license": "mit", "token": TOKEN}
+    recipe = scorer.recipe()
+    push_subset(subset, "me/audited", recipe=recipe, **push)
+    (found,) = verify_subset("me/audited").values()
+    assert (found.problems, found.proven, found.contents) == ([], True, True) and found.audit == recipe.audit
+    said = "**Scored were only** 72 of 90 rows: the others could not be chosen"
+    assert said in readme("me/audited")
+    told = CliRunner().invoke(app, ["verify", "me/audited", "--token-env", "TOKEN_OF_THE_TEST"]).output
+    assert "only 72 of 90 rows were scored, and the others could not be chosen" in told
+    assert "18 with no score, since only some rows were scored" in readme("me/audited")
+    # Somebody states another audit, or estimates other thresholds than the rows were selected by.
+    push_subset(subset, "me/audited", "more", recipe=replace(recipe, audit=replace(recipe.audit, scored=80)), **push)
+    assert "the audit is of 80 of 90 rows; the pool has scores of 72 of 90" in str(verify_subset("me/audited", "more"))
+    lower = replace(recipe.selection, thresholds=(-9.0, recipe.selection.thresholds[1]))
+    assert "does not follow" in refusal(
+        push_subset, subset, "me/audited", "other", recipe=replace(recipe, selection=lower), **push
+    )
+    card = readme("me/audited").replace(said, said.replace("72", "82"))
+    write("me/audited", "README.md", card)
+    assert "the card says" in str(verify_subset("me/audited")["diq_300tok"].problems)
 
 
 def case_the_example():

@@ -45,7 +45,7 @@ def case_round_trip():
     assert [row["row"] for row in proof] == list(range(60))
     found = verify_subset("me/several")
     assert set(found) == {"diq_10pct", "random_20pct", "scored"}
-    assert all(result == ([], True, True) for result in found.values()), found
+    assert all(result == ([], True, True, None) for result in found.values()), found
     subset, recipe = load_subset("me/several", "diq_10pct")
     assert (
         subset.to_list() == TENTH.to_list()
@@ -199,7 +199,7 @@ def case_texts_of_others_in_the_card():
     recipe = RECIPE | {"validation": [{"group": name, "rows": 2, "digest": "0"}], "commands": [f"diq score '{name}'"]}
     for size in (6, 5):
         push("me/named", select_subset(POOL, num_rows=size), recipe=recipe)
-        assert verify_subset("me/named")["diq_10pct"] == ([], True, True)
+        assert verify_subset("me/named")["diq_10pct"] == ([], True, True, None)
     assert readme("me/named").count("<!-- diq:diq_10pct -->") == 1
     assert load_subset("me/named")[1].validation[0].group == name
 

@@ -205,7 +205,7 @@ def case_contents_survive_columns_types_and_shards():
     finally:
         publication.SHARD_BYTES = was
     assert sum("train-" in path for path in HUB.files("me/shards")) > 2
-    assert verify_subset("me/shards")["diq_10pct"] == ([], True, True)
+    assert verify_subset("me/shards")["diq_10pct"] == ([], True, True, None)
     loaded, _ = load_subset("me/shards", "diq_10pct")
     assert loaded.features == subset.features and loaded["when"][:] == subset["when"][:]
     assert loaded["prompt"][:] == [row["prompt"] for row in rows("me/shards")] == subset["prompt"][:]
@@ -215,7 +215,7 @@ def case_contents_survive_columns_types_and_shards():
         push, "me/no", TENTH.add_column("note", ["x"] * 6)
     )
     push("me/fewer", TENTH.remove_columns("completion"))
-    assert verify_subset("me/fewer")["diq_10pct"] == ([], True, True)
+    assert verify_subset("me/fewer")["diq_10pct"] == ([], True, True, None)
 
 
 def case_published_before_contents_were():
@@ -226,7 +226,7 @@ def case_published_before_contents_were():
         push("me/older")
     finally:
         hub.add_contents = add
-    assert verify_subset("me/older")["diq_10pct"] == ([], True, False)
+    assert verify_subset("me/older")["diq_10pct"] == ([], True, False, None)
     result = CliRunner().invoke(app, ["verify", "me/older"])
     assert result.exit_code == 0
     assert (
