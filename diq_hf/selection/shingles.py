@@ -11,7 +11,7 @@ import xxhash
 
 
 # A word, or one character of the scripts that write no spaces between words.
-_TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
+TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 SHINGLE = 4
 # Any odd number: it makes the order of words count.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -95,8 +95,8 @@ def shingle_sets(texts: Sequence[tuple[str, str]], common: Commonness = NOTHING_
     """
     parts, words, prompts, waiting = [], [], [], 0
     for prompt, answer in texts:
-        of_prompt = _TOKEN.findall(prompt)
-        both = of_prompt + _TOKEN.findall(answer)
+        of_prompt = TOKEN.findall(prompt)
+        both = of_prompt + TOKEN.findall(answer)
         words.append(both + [""] * (SHINGLE - len(both)) if both else both)
         prompts.append(len(of_prompt))
         waiting += len(both)
