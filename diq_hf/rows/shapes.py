@@ -45,6 +45,26 @@ def unknown_shape(columns: Iterable[str], row: Mapping | None = None) -> str:
     return f"{said} Read them with `columns={fitting}`."
 
 
+def check_shape(dataset: Any, text_field: str = "text", answers: bool = True) -> None:
+    """Refuses a dataset whose columns are no known format, before anything is computed.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The dataset.
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of plain text rows.
+        answers (`bool`, *optional*, defaults to `True`):
+            Whether a `prompt` alone is not enough.
+
+    Raises:
+        `ValueError`: The error says what is there and what would read it.
+    """
+    names = set(dataset.column_names)
+    whole = names & {"input_ids", "messages", "conversations", "chosen", text_field}
+    if not whole and not ("prompt" in names and ("completion" in names or not answers)):
+        raise ValueError(unknown_shape(names, dataset.with_format(None)[0] if len(dataset) else None))
+
+
 def unknown_row(row: Mapping, text_field: str) -> RowError:
     """What to say of a row that is of no known format."""
     if "chosen" in row:
