@@ -6,6 +6,7 @@ import typer
 
 from .annotate import annotate
 from .app import App
+from .look import look
 from .push import push
 from .report import report
 from .score import score
@@ -32,6 +33,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 EXAMPLES = {
+    look: "diq look pool.jsonl --model ./model",
     score: "diq score pool.jsonl --model ./model --validation val.jsonl --output scored",
     select: "diq select scored --ratio 0.1 --output subset",
     annotate: "diq annotate pool.jsonl --model judge --base-url http://localhost:8000/v1 --output labels",

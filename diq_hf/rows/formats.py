@@ -133,12 +133,12 @@ class RowEncoder:
             [`RowError`]: The row has no known format, holds something other than text, or has no token to train on.
         """
         tokens = self.__dict__["_last"] = RowTokens(self.processing_class)
-        row = self._shaped(row)
+        row = self.shaped(row)
         check_masks(row)
         read = readable(row)
         if row.get("conversations") is not None and "conversations" not in read:  # they were ShareGPT turns
             warn_of_roles(row, read["messages"])
-        return self._truncated(*self._labelled(read, tokens, self.completion_only_loss, self.assistant_only_loss))
+        return self.truncated(*self._labelled(read, tokens, self.completion_only_loss, self.assistant_only_loss))
 
     def encode_answer(self, row: Mapping) -> EncodedRow:
         """Encodes a row so that only its final answer is trained, whatever the loss settings.
@@ -174,7 +174,7 @@ class RowEncoder:
             raise RowError("all its tokens are trained, so no prompt can be told from its answer.")
         if labels[1] != IGNORE_INDEX and input_ids[0] == getattr(self.processing_class, "bos_token_id", None):
             raise RowError("its prompt is empty, so its answer cannot be compared with and without it.")
-        encoded = self._truncated(input_ids, labels)
+        encoded = self.truncated(input_ids, labels)
         if encoded.labels[0] != IGNORE_INDEX:
             raise RowError(f"nothing of its prompt is left after truncation to `max_length={self.max_length}`.")
         return encoded
@@ -226,11 +226,11 @@ class RowEncoder:
         return prompt, answer
 
     def _read(self, row: Mapping) -> dict:
-        row = self._shaped(row)
+        row = self.shaped(row)
         check_masks(row)
         return readable(row)
 
-    def _shaped(self, row: Mapping) -> Mapping:
+    def shaped(self, row: Mapping) -> Mapping:
         if self.template and (self.template.reads(row) or not self._is_known(row)):
             return self.template(row) | {name: row[name] for name in BESIDE if row.get(name) is not None}
         return row
@@ -256,7 +256,7 @@ class RowEncoder:
             )
         return input_ids, labels
 
-    def _truncated(self, input_ids: np.ndarray, labels: np.ndarray) -> EncodedRow:
+    def truncated(self, input_ids: np.ndarray, labels: np.ndarray) -> EncodedRow:
         cut = slice(None)
         if self.max_length is not None:
             cut = slice(self.max_length) if self.truncation_mode == "keep_start" else slice(-self.max_length, None)
