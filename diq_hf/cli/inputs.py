@@ -70,6 +70,9 @@ def load_rows(
         if saved := sorted(str(child) for child in path.iterdir() if child.is_dir() and _is_saved(child)):
             raise ValueError(f"{name} is no dataset, but holds {', '.join(saved)}. Name the one that you mean.")
         files = sorted(file for file in path.rglob("*") if file.is_file())
+        for wanted in data_files or ():
+            if "://" not in wanted and not glob.glob(wanted, root_dir=path, recursive=True):
+                raise FileNotFoundError(f"{name} has no file that is named like {wanted}.")
         rows = _load(name, files, str(path.resolve()), config, split=split or "train", **chosen)
     elif path.is_file() or pattern or "://" in name:
         rows = _files(name, path, split)
