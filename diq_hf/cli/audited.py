@@ -7,13 +7,16 @@ from typing import Any
 import typer
 
 from .inputs import load_rows, split_of
+from .leaks import warn_of_leaks
 from .options import command_line
 from .outputs import is_first_process, save_dataset
+from .reading import Reading
 
 
 def select_unscored(
     context: typer.Context,
     pool: str,
+    reading: Reading,
     output: Path,
     overwrite: bool,
     ratio: float | None,
@@ -35,7 +38,9 @@ def select_unscored(
     from ..selection.proof import count_quadrants
     from ..selection.settings import MAX_MISMATCH, MAX_SIMILARITY
 
-    rows, validation_rows = load_rows(pool), load_rows(validation)
+    rows, validation_rows = reading.rows(pool), reading.beside(load_rows(validation))
+    if is_first_process():
+        warn_of_leaks(rows, validation_rows)
     # As in `diq score`, the test is on by default where its losses are needed anyway.
     tested = max_mismatch is not None and (max_mismatch != "auto" or difficulty == "ifd")
     scorer = DIQScorer(
@@ -54,7 +59,7 @@ def select_unscored(
     if is_first_process():
         recipe = replace(
             scorer.recipe(),
-            pool=Source(**public_name(pool), split=split_of(rows), rows=len(rows)),
+            pool=reading.source(pool, rows),
             validation_source=Source(**public_name(validation), split=split_of(validation_rows)),
             commands=(command_line(context),),
             selection=SelectionFacts(
@@ -66,7 +71,7 @@ def select_unscored(
                 subset=count_quadrants(subset),
             ),
         )
-        save_dataset(subset, output, overwrite, recipe)
+        save_dataset(subset, output, overwrite, reading.recorded(recipe))
         typer.echo(f"{len(subset)} of {len(rows)} rows in {output}")
         typer.echo(str(audit))
 

@@ -1,6 +1,5 @@
 """`diq score`: a dataset and a model in, the dataset with its scores out."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +8,11 @@ import typer
 
 from .audited import leave_mismatch_out
 from .inputs import load_rows, split_of
+from .leaks import warn_of_leaks
 from .options import DatasetRevision, Name, Overwrite, OverwriteColumns, Split, TextField, command_line, or_none
 from .outputs import check_folder, is_first_process, save_dataset
+from .reading import AS_IT_IS, Reading
+from .tokenizer import load_tokenizer
 
 
 def score(
@@ -20,12 +22,14 @@ def score(
     validation: Annotated[str, typer.Option(help="Validation rows, named like the dataset.")],
     output: Annotated[Path, typer.Option(help="Folder for the scored dataset.")],
     overwrite: Overwrite = False,
-    split: Split = None,
-    name: Name = None,
-    dataset_revision: DatasetRevision = None,
+    reading: Reading = AS_IT_IS,
     validation_split: Split = None,
     validation_name: Name = None,
     validation_revision: DatasetRevision = None,
+    validation_columns: Annotated[
+        str | None,
+        typer.Option(help="As --columns, of the validation rows; by default as the dataset's, if they fit."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of the model's weights, 'float32' for instance; bf16 where it is fast.")
@@ -83,15 +87,18 @@ def score(
     from ..scoring.reliability import LOW
     from ..scoring.scorer import DIQScorer
 
-    rows = load_rows(dataset, split, name, dataset_revision)
+    rows = reading.rows(dataset, on_bad_row, dataset_text_field)
     validation_rows = load_rows(validation, validation_split, validation_name, validation_revision)
+    validation_rows = reading.beside(validation_rows, validation_columns)
+    if is_first_process():
+        warn_of_leaks(rows, validation_rows, text_field=dataset_text_field)
     source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
     tested = ("mismatch",) if (difficulty == "ifd" if mismatch is None else mismatch) else ()
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     scorer = DIQScorer(
         model,
         validation_rows,
-        None if chat_template is None else _tokenizer(model, revision, chat_template),
+        None if chat_template is None else load_tokenizer(model, revision, chat_template),
         difficulty=source,
         target_modules=target_modules,
         group_column=group_column,
@@ -113,9 +120,7 @@ def score(
     if is_first_process():
         recipe = replace(
             scorer.recipe(),
-            pool=Source(
-                **public_name(dataset), split=split_of(rows), config=name, revision=dataset_revision, rows=len(rows)
-            ),
+            pool=reading.source(dataset, rows),
             validation_source=Source(
                 **public_name(validation),
                 split=split_of(validation_rows),
@@ -124,22 +129,7 @@ def score(
             ),
             commands=(command_line(context),),
         )
-        save_dataset(scored, output, overwrite, recipe)
+        save_dataset(scored, output, overwrite, reading.recorded(recipe))
         typer.echo(f"{len(scored)} scored rows in {output}")
         if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning
             typer.echo(str(scorer.reliability))
-
-
-def _tokenizer(model: str, revision: str | None, chat_template: Path):
-    """The model's tokenizer with a template from a file."""
-    from transformers import AutoTokenizer
-    from transformers.utils import find_adapter_config_file
-
-    template = chat_template.read_text(encoding="utf-8")
-    adapter = find_adapter_config_file(model, revision=revision)
-    if adapter is not None and not (Path(adapter).parent / "tokenizer_config.json").is_file():
-        # An adapter saved without a tokenizer has its base model's.
-        model, revision = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"], None
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    tokenizer.chat_template = template
-    return tokenizer

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from .audited import select_unscored
-from .inputs import load_rows
 from .options import MaxMismatch, MaxSimilarity, Overwrite, command_line, or_none, share_of
 from .outputs import check_folder, load_recipe, save_dataset
+from .reading import AS_IT_IS, Reading
 
 
 def select(
@@ -17,6 +17,7 @@ def select(
     scored: Annotated[str, typer.Argument(help="A scored dataset, as `diq score` writes it; with --model any pool.")],
     output: Annotated[Path, typer.Option(help="Folder for the subset.")],
     overwrite: Overwrite = False,
+    reading: Reading = AS_IT_IS,
     ratio: Annotated[float | None, typer.Option(help="Share of the rows, in (0, 1].")] = None,
     num_rows: Annotated[int | None, typer.Option(help="Number of rows, instead of --ratio.")] = None,
     num_tokens: Annotated[int | None, typer.Option(help="Number of trained tokens, instead of --ratio.")] = None,
@@ -79,6 +80,7 @@ def select(
         select_unscored(
             context,
             scored,
+            reading,
             output,
             overwrite,
             ratio,
@@ -95,6 +97,7 @@ def select(
         )
         return
     of_model = {
+        "columns": reading.template is not None,
         "validation": validation is not None,
         "difficulty": difficulty != "ifd",
         "max_scored": max_scored != 0.45,
@@ -111,7 +114,7 @@ def select(
     from ..selection.quadrants import QUADRANTS, REASONS
     from ..selection.settings import settings_for
 
-    rows = load_rows(scored)
+    rows = reading.load(scored)
     settings = settings_for(
         rows,
         strategy=strategy,
