@@ -40,7 +40,7 @@ def warn_of_leaks(pool: Any, others: Any, named: str = "validation", text_field:
     return len(rows)
 
 
-def leak_words(leaks: list, size: int, named: str) -> str:
+def leak_words(leaks: list, size: int, named: str, where: str = "the pool as well", remedy: str | None = None) -> str:
     """Leaks by number and name, and what to do."""
     rows = sorted({leak.other_row for leak in leaks})
     whole = {leak.other_row for leak in leaks if leak.by == "row"}
@@ -49,11 +49,13 @@ def leak_words(leaks: list, size: int, named: str) -> str:
     examples = "; ".join(
         f"{named} row {leak.other_row} in row {leak.pool_row} ({_alike(leak)})" for leak in _nearest(leaks)[:SHOWN]
     )
-    return (
-        f"{len(rows)} of {size} {named} rows stand in the pool as well{by_question}: {examples}"
-        f"{'; …' if len(rows) > SHOWN else ''}. What is measured on them is memory: take the {len(pool)} "
-        f"row{'s' * (len(pool) > 1)} out of the pool, or these out of the {named} rows."
-    )
+    if remedy is None:
+        remedy = (
+            f"What is measured on them is memory: take the {len(pool)} row{'s' * (len(pool) > 1)} out of the pool, or "
+            f"these out of the {named} rows."
+        )
+    more = "; …" if len(rows) > SHOWN else ""
+    return f"{len(rows)} of {size} {named} rows stand in {where}{by_question}: {examples}{more}. {remedy}"
 
 
 def _nearest(leaks: list) -> list:
