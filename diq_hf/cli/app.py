@@ -66,6 +66,7 @@ def _with_common_options(function: Callable) -> Callable:
 
 # What the library's arguments are called on the command line, where it is something else.
 _OPTIONS = {
+    "labels": "difficulty_label",
     "overwrite": "overwrite_columns",
     "processing_class": "tokenizer",
     "processing_class.chat_template": "chat_template",

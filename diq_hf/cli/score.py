@@ -46,6 +46,13 @@ def score(
     perspective: Annotated[
         str | None, typer.Option(help="Of a classifier: knowledge, reasoning or overall (the default).")
     ] = None,
+    difficulty_label: Annotated[
+        list[str] | None,
+        typer.Option(help="Class of a classifier, from the easiest to the hardest (repeatable), if names do not say."),
+    ] = None,
+    lower_is_harder: Annotated[
+        bool, typer.Option("--lower-is-harder", help="The difficulty's column counts down, as a pass rate does.")
+    ] = False,
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Linear modules to score (repeatable); q, k and v by default.")
     ] = None,
@@ -81,7 +88,7 @@ def score(
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     check_folder(output, overwrite, [dataset, validation, model, difficulty])
-    from ..difficulty.sources import ClassifierDifficulty, difficulty_source
+    from ..difficulty.sources import difficulty_source
     from ..names import public_name
     from ..recipe import Source
     from ..scoring.reliability import LOW
@@ -92,7 +99,7 @@ def score(
     validation_rows = reading.beside(validation_rows, validation_columns)
     if is_first_process():
         warn_of_leaks(rows, validation_rows, text_field=dataset_text_field)
-    source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
+    source = difficulty_source(difficulty, perspective, difficulty_label or None, lower_is_harder)
     tested = ("mismatch",) if (difficulty == "ifd" if mismatch is None else mismatch) else ()
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     scorer = DIQScorer(

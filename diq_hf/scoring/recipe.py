@@ -142,6 +142,7 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         dtype=str(scorer.model.dtype).removeprefix("torch."),
         revision=getattr(config, "_commit_hash", None),
         adapter=(public_name(name)["name"] or "") if hasattr(scorer.model, "peft_config") else None,
+        parameters=sum(parameter.numel() for parameter in scorer.model.parameters()),
     )
     classifier = None
     if isinstance(source, ClassifierDifficulty):

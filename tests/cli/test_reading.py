@@ -216,3 +216,24 @@ def test_no_code_of_a_dataset_is_run(tmp_path):
     except RuntimeError as error:
         assert "scripts are no longer supported" in str(error)
     assert not (tmp_path / "ran").exists()
+
+
+def test_difficulty_of_a_pass_rate(score, tmp_path):
+    rows = [HUB["question-answer"](i) | {"pass_rate": i / 8} for i in range(9)]
+    words = ("--columns", "question-answer", "--difficulty", "column:pass_rate", "--lower-is-harder")
+    assert score(rows, *words).exit_code == 0
+    assert load_from_disk(tmp_path / "scored")["difficulty"][:] == [-i / 8 for i in range(9)]
+    assert (
+        "says how a column counts"
+        in score(rows, "--columns", "question-answer", "--lower-is-harder", "--overwrite").stderr
+    )
+
+
+def test_small_models_and_the_hardest_rows(score, tmp_path):
+    assert score([HUB["question-answer"](i) for i in range(9)], "--columns", "question-answer").exit_code == 0
+    recipe = json.loads((tmp_path / "scored" / "diq_recipe.json").read_text())
+    assert 10_000 < recipe["model"]["parameters"] < 100_000
+    words = ["select", tmp_path / "scored", "--num-rows", 2, "--overwrite", "--output", tmp_path / "subset"]
+    for asked, warned in ((), False), (("--strategy", "difficulty"), True), (("--difficulty-percentile", "80"), True):
+        result = run(*words, *asked)
+        assert result.exit_code == 0 and ("54.3 to 45.4" in result.stderr) == warned
