@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "DIQScorer": "scoring.scorer",
+    "ColumnTemplate": "rows.templates",
     "QuadrantRule": "selection.quadrants",
     "select_subset": "selection.select",
     "DifficultyClassifier": "difficulty.classifier",

@@ -89,7 +89,8 @@ class Source(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts(Facts):
-    """The model that the scores are for. `adapter` is its PEFT adapter, `""` one that has no name."""
+    """The model that the scores are for, with its number of `parameters`. `adapter` is its PEFT adapter, `""` one that
+    has no name."""
 
     name: str | None
     on_hub: bool
@@ -97,6 +98,7 @@ class ModelFacts(Facts):
     dtype: str | None = None
     revision: str | None = None
     adapter: str | None = None
+    parameters: int | None = None
 
     @classmethod
     def from_json(cls, value: Any, where: str = "recipe") -> "ModelFacts":

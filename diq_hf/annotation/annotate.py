@@ -17,6 +17,8 @@ from transformers.utils import logging
 from ..difficulty.agreement import level_agreement
 from ..difficulty.levels import NUM_LEVELS
 from ..rows.formats import RowEncoder
+from ..rows.presets import column_template
+from ..rows.templates import ColumnTemplate
 from .journal import AnswerJournal
 from .judge import Answer, Judge, JudgeError, NoAnswer
 from .questions import QuestionReader
@@ -99,6 +101,7 @@ def annotate(
     cache_dir: str | Path | None = None,
     processing_class: Any = None,
     dataset_text_field: str = "text",
+    columns: str | Mapping | ColumnTemplate | None = None,
     **judge_options,
 ) -> Annotation:
     """Asks an LLM judge how difficult each row is, from every perspective of a rubric, and adds the levels as columns.
@@ -135,6 +138,8 @@ def annotate(
             Tokenizer, for pre-tokenized rows only.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of plain text rows.
+        columns (`str` or [`~diq_hf.rows.templates.ColumnTemplate`], *optional*):
+            For rows of no known format: a preset such as `"alpaca"`, or format strings over columns.
         judge_options:
             Further arguments of [`~diq_hf.annotation.judge.Judge`]: `temperature`, `max_tokens`,
             `max_completion_tokens`, `seed`, `json_schema`, `timeout`, `max_retries`, `retry_delay`. Models that take
@@ -167,7 +172,10 @@ def annotate(
     if not len(dataset):
         raise ValueError("The dataset has no rows.")
     judge = Judge(model, rubric, base_url=base_url, provider=provider, token=token, **judge_options)
-    encoder = RowEncoder(processing_class, dataset_text_field=dataset_text_field)
+    template = column_template(columns)
+    if template is not None:
+        template.check_columns(dataset.column_names)
+    encoder = RowEncoder(processing_class, dataset_text_field=dataset_text_field, template=template)
     reader = QuestionReader(encoder, text, on_bad_row)
     folder = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
     # Every row is read before the first is paid for.

@@ -7,11 +7,13 @@ import typer
 from .annotate import annotate
 from .app import App
 from .compare import SeveralWords, compare
+from .look import look
 from .push import push
 from .report import report
 from .score import score
 from .select import select
 from .train_difficulty import train_difficulty
+from .validation import validation
 from .verify import verify
 
 
@@ -33,6 +35,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 EXAMPLES = {
+    look: "diq look pool.jsonl --model ./model",
+    validation: "diq validation --source medqa --source own=questions.jsonl --pool pool.jsonl --output val.jsonl",
     score: "diq score pool.jsonl --model ./model --validation val.jsonl --output scored",
     select: "diq select scored --ratio 0.1 --output subset",
     annotate: "diq annotate pool.jsonl --model judge --base-url http://localhost:8000/v1 --output labels",

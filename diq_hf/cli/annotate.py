@@ -7,8 +7,9 @@ import typer
 
 from ..files import replacing_folder
 from .inputs import load_rows
-from .options import DatasetRevision, Name, Overwrite, OverwriteColumns, Split, TextField, or_none, token_of
+from .options import Overwrite, OverwriteColumns, TextField, or_none, token_of
 from .outputs import check_folder
+from .reading import AS_IT_IS, Reading
 
 
 def annotate(
@@ -24,9 +25,7 @@ def annotate(
     token_env: Annotated[
         str | None, typer.Option(help="Environment variable with the endpoint's token; none is sent by default.")
     ] = None,
-    split: Split = None,
-    name: Name = None,
-    dataset_revision: DatasetRevision = None,
+    reading: Reading = AS_IT_IS,
     dataset_text_field: TextField = "text",
     perspective: Annotated[
         list[str] | None, typer.Option(help="knowledge, reasoning or overall (repeatable); all by default.")
@@ -80,20 +79,21 @@ def annotate(
 
         processing_class = AutoTokenizer.from_pretrained(tokenizer)
     annotation = annotate(
-        load_rows(dataset, split, name, dataset_revision),
+        reading.load(dataset),
         model,
         base_url=base_url,
         provider=provider,
         token=token,
         rubric={name: RUBRIC[name] for name in perspective or RUBRIC},
         text=text,
-        compare_with=None if compare_with is None else _compared(compare_with, split),
+        compare_with=None if compare_with is None else _compared(compare_with, reading.split),
         max_concurrency=max_concurrency,
         overwrite=overwrite_columns,
         on_bad_row=on_bad_row,
         cache_dir=cache_dir,
         processing_class=processing_class,
         dataset_text_field=dataset_text_field,
+        columns=reading.template,
         temperature=temperature,
         **limits,
         seed=seed,

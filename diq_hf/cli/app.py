@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .config import read_config
+from .options import gather_groups, spread_groups
 
 
 class App(typer.Typer):
@@ -36,12 +37,13 @@ def _with_common_options(function: Callable) -> Callable:
         ),
     ]
     debug = Annotated[bool, typer.Option("--debug", help="Show an error's traceback.")]
-    signature = inspect.signature(function)
+    own = inspect.signature(function)
+    signature = spread_groups(own)
 
     @functools.wraps(function)
     def run(*args: Any, config: Path | None, debug: bool, **options: Any) -> None:
         try:
-            function(*args, **options)
+            function(*args, **gather_groups(own, options))
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
@@ -58,12 +60,13 @@ def _with_common_options(function: Callable) -> Callable:
         inspect.Parameter("debug", named, default=False, annotation=debug),
     ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
-    run.__annotations__ = function.__annotations__ | {"config": config, "debug": debug}
+    run.__annotations__ = {name: parameter.annotation for name, parameter in run.__signature__.parameters.items()}
     return run
 
 
 # What the library's arguments are called on the command line, where it is something else.
 _OPTIONS = {
+    "labels": "difficulty_label",
     "overwrite": "overwrite_columns",
     "processing_class": "tokenizer",
     "processing_class.chat_template": "chat_template",
@@ -72,6 +75,7 @@ _OPTIONS = {
 # Calls that errors advise, and the command for each.
 _CALLS = (
     (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`"),
+    (re.compile(r"`columns=ColumnTemplate\('([^']*)', '([^']*)'\)`"), r"`--prompt '\1' --completion '\2'`"),
     (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`"),
 )
 # Options whose names are those of columns, too: a bare one is taken for the column.

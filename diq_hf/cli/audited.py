@@ -6,12 +6,14 @@ from typing import Any
 import typer
 
 from .outputs import is_first_process, save_dataset
+from .reading import Reading
 from .scoring_options import ScoringOptions
 
 
 def select_unscored(
     context: typer.Context,
-    rows: Any,
+    pool: str,
+    reading: Reading,
     output: Path,
     pool_output: Path | None,
     overwrite: bool,
@@ -26,8 +28,10 @@ def select_unscored(
     Args:
         context (`typer.Context`):
             Of the command.
-        rows ([`~datasets.Dataset`]):
-            The pool.
+        pool (`str`):
+            Name of the pool.
+        reading ([`Reading`]):
+            How it is read.
         output (`Path`):
             Folder for the subset.
         pool_output (`Path`, *optional*):
@@ -45,17 +49,17 @@ def select_unscored(
         scoring ([`ScoringOptions`]):
             How rows are scored.
     """
-    validation_rows = scoring.validation_rows(validation)
+    rows, validation_rows = scoring.both(pool, reading, validation)
     bound = settings["max_mismatch"]
     # As in `diq score`, the test is on by default where its losses are needed anyway.
     tested = bound is not None and (bound != "auto" or scoring.difficulty == "ifd")
     scorer = scoring.scorer(model, validation_rows, rows, tested)
     places = {"chunk_size": scoring.chunk_size, "cache_dir": scoring.cache_dir}
-    subset, audit, pool = scorer.select(rows, max_scored=max_scored, return_pool=True, **places, **settings)
+    subset, audit, known = scorer.select(rows, max_scored=max_scored, return_pool=True, **places, **settings)
     if is_first_process():
-        recipe = scoring.recipe(context, scorer, context.params["scored"], rows, validation, validation_rows)
+        recipe = scoring.recipe(context, scorer, pool, rows, reading, validation, validation_rows)
         save_dataset(subset, output, overwrite, recipe)
         if pool_output is not None:
-            save_dataset(pool, pool_output, overwrite, recipe)
+            save_dataset(known, pool_output, overwrite, recipe)
         typer.echo(f"{len(subset)} of {len(rows)} rows in {output}")
         typer.echo(str(audit))

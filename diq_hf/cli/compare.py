@@ -8,6 +8,7 @@ from typer.core import TyperCommand
 
 from .inputs import load_rows, split_of
 from .options import Split, command_line, token_of
+from .reading import AS_IT_IS, Reading
 
 
 # Options of `diq compare` that are followed by several words.
@@ -53,7 +54,7 @@ def compare(
     difficulty: Annotated[str, typer.Option(help="As in `diq score`.")] = "ifd",
     group_column: Annotated[str | None, typer.Option(help="Column that groups validation and held-out rows.")] = None,
     source_column: Annotated[str, typer.Option(help="Column that says where rows are from.")] = "source",
-    split: Split = None,
+    reading: Reading = AS_IT_IS,
     validation_split: Split = None,
     heldout_split: Split = None,
     on_leak: Annotated[
@@ -90,8 +91,12 @@ def compare(
     from ..names import public_name
     from ..recipe import Source
 
-    names = {"pool": (pool, split), "validation": (validation, validation_split), "heldout": (heldout, heldout_split)}
-    rows = {name: load_rows(given, part) for name, (given, part) in names.items()}
+    rows = {
+        "pool": reading.rows(pool),
+        "validation": reading.beside(load_rows(validation, validation_split)),
+        "heldout": reading.beside(load_rows(heldout, heldout_split)),
+    }
+    names = {"validation": validation, "heldout": heldout}
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     result = compare(
         rows["pool"],
@@ -111,8 +116,11 @@ def compare(
         tasks=task or (),
         quick=quick,
         sources={
-            name: Source(**public_name(names[name][0]), split=split_of(found), rows=len(found))
-            for name, found in rows.items()
+            "pool": reading.source(pool, rows["pool"]),
+            **{
+                name: Source(**public_name(given), split=split_of(rows[name]), rows=len(rows[name]))
+                for name, given in names.items()
+            },
         },
         commands=(command_line(context),),
     )

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import glob
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ TEXT = ("csv", "json", "text")
 COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zip", ".zst")
 
 
-def load_rows(name: str, split: str | None = None, config: str | None = None, revision: str | None = None) -> Any:
+def load_rows(
+    name: str,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    data_files: Sequence[str] | None = None,
+) -> Any:
     """Rows by the name that a command line gives them.
 
     Args:
@@ -39,6 +45,8 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
             Configuration of a dataset that has several.
         revision (`str`, *optional*):
             Of a dataset on the Hub.
+        data_files (`Sequence[str]`, *optional*):
+            Of a folder or a dataset on the Hub the files that count, or patterns of them.
 
     Returns:
         [`~datasets.Dataset`]: At least one row.
@@ -53,17 +61,23 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
         raise ValueError(f"{name} is named by its place, so it has no revision {revision!r}.")
     if by_place and config is not None and (not path.is_dir() or _is_saved(path)):
         raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
+    if data_files and (path.is_file() or pattern or "://" in name or _is_saved(path)):
+        raise ValueError(f"{name} is one dataset, of which no data files can be named. Name the files themselves.")
+    chosen = {"data_files": {"train": list(data_files)}} if data_files else {}
     if path.is_dir() and _is_saved(path):
         rows = _saved(name, split)
     elif path.is_dir():
         if saved := sorted(str(child) for child in path.iterdir() if child.is_dir() and _is_saved(child)):
             raise ValueError(f"{name} is no dataset, but holds {', '.join(saved)}. Name the one that you mean.")
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        rows = _load(name, files, str(path.resolve()), config, split=split or "train")
+        for wanted in data_files or ():
+            if "://" not in wanted and not glob.glob(wanted, root_dir=path, recursive=True):
+                raise FileNotFoundError(f"{name} has no file that is named like {wanted}.")
+        rows = _load(name, files, str(path.resolve()), config, split=split or "train", **chosen)
     elif path.is_file() or pattern or "://" in name:
         rows = _files(name, path, split)
     else:
-        rows = _from_hub(name, split, config, revision)
+        rows = _from_hub(name, split, config, revision, chosen)
     if not len(rows):
         raise ValueError(f"{name} holds no rows.")
     return rows
@@ -124,7 +138,7 @@ def _builder(file: str) -> tuple[str, dict] | None:
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
-def _from_hub(name: str, split: str | None, config: str | None, revision: str | None) -> Any:
+def _from_hub(name: str, split: str | None, config: str | None, revision: str | None, chosen: dict) -> Any:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -137,7 +151,7 @@ def _from_hub(name: str, split: str | None, config: str | None, revision: str | 
     if missing:
         raise FileNotFoundError(f"There is no file or folder {name}.")
     try:
-        return _load(name, [], name, config, split=split or "train", revision=revision)
+        return _load(name, [], name, config, split=split or "train", revision=revision, **chosen)
     except (ConnectionError, DatasetNotFoundError) as error:
         # The same for a mistyped folder as for a dataset that is out of reach.
         raise type(error)(f"There is no file or folder {name} here, and from the Hub: {error}") from error

@@ -1,8 +1,10 @@
 """Options that several commands share, and a command line as it is published."""
 
+import inspect
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
 import typer
@@ -81,3 +83,24 @@ def command_line(context: typer.Context) -> str:
             item = "none" if item is None else str(item)
             words.append(public_name(item)["name"] if os.sep in item else item)
     return shlex.join(words)
+
+
+def spread_groups(signature: inspect.Signature) -> inspect.Signature:
+    """A command's signature with an option for each field in place of a parameter whose type is a dataclass."""
+    parameters = []
+    for parameter in signature.parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter)
+            continue
+        for field in fields(parameter.annotation):
+            parameters.append(parameter.replace(name=field.name, annotation=field.type, default=field.default))
+    return signature.replace(parameters=parameters)
+
+
+def gather_groups(signature: inspect.Signature, options: dict[str, Any]) -> dict[str, Any]:
+    """A command's arguments with such fields' options gathered."""
+    gathered = dict(options)
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(kind := parameter.annotation):
+            gathered[name] = kind(**{field.name: gathered.pop(field.name) for field in fields(kind)})
+    return gathered

@@ -5,24 +5,21 @@ from typing import Annotated
 
 import typer
 
-from .inputs import load_rows
-from .options import DatasetRevision, Name, Overwrite, Split
+from .options import Overwrite
 from .outputs import check_folder, is_first_process, save_dataset
-from .scoring_options import ScoringOptions, option, with_scoring_options
+from .reading import AS_IT_IS, Reading
+from .scoring_options import AS_USUAL, ScoringOptions, option
 
 
-@with_scoring_options
 def score(
     context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="Hub id, folder, data file or pattern of files.")],
     model: Annotated[str, typer.Option(help="Model to be fine-tuned: Hub id or folder.")],
     validation: Annotated[str, typer.Option(help="Validation rows, named like the dataset.")],
     output: Annotated[Path, typer.Option(help="Folder for the scored dataset.")],
-    scoring: ScoringOptions,
     overwrite: Overwrite = False,
-    split: Split = None,
-    name: Name = None,
-    dataset_revision: DatasetRevision = None,
+    reading: Reading = AS_IT_IS,
+    scoring: ScoringOptions = AS_USUAL,
     projection_dim: Annotated[
         int | None, option(help="Also store gradients projected to so many numbers, for later validation sets.")
     ] = None,
@@ -31,12 +28,12 @@ def score(
     check_folder(output, overwrite, [dataset, validation, model, scoring.difficulty])
     from ..scoring.reliability import LOW
 
-    rows, validation_rows = load_rows(dataset, split, name, dataset_revision), scoring.validation_rows(validation)
+    rows, validation_rows = scoring.both(dataset, reading, validation)
     tested = scoring.difficulty == "ifd"
     scorer = scoring.scorer(model, validation_rows, rows, tested, projection_dim=projection_dim)
     scored = scorer.score(rows, chunk_size=scoring.chunk_size, cache_dir=scoring.cache_dir)
     if is_first_process():
-        recipe = scoring.recipe(context, scorer, dataset, rows, validation, validation_rows)
+        recipe = scoring.recipe(context, scorer, dataset, rows, reading, validation, validation_rows)
         save_dataset(scored, output, overwrite, recipe)
         typer.echo(f"{len(scored)} scored rows in {output}")
         if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning

@@ -1,18 +1,18 @@
 """How rows are scored, for all commands that score: the options declared once, and the scorer they make."""
 
 import functools
-import inspect
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from .inputs import load_rows, split_of
+from .leaks import warn_of_leaks
 from .options import DatasetRevision, Name, OverwriteColumns, Split, TextField, command_line, or_none
 from .outputs import is_first_process
+from .reading import Reading
+from .tokenizer import load_tokenizer
 
 
 PANEL = "How rows are scored"
@@ -21,11 +21,14 @@ option = functools.partial(typer.Option, rich_help_panel=PANEL)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """Options of a command, under these names; see [`with_scoring_options`]."""
+    """How rows are scored. A command with a parameter of this type takes an option for each field."""
 
     validation_split: Split = None
     validation_name: Name = None
     validation_revision: DatasetRevision = None
+    validation_columns: Annotated[
+        str | None, option(help="As --columns, of the validation rows; by default as the dataset's, if they fit.")
+    ] = None
     revision: Annotated[str | None, option(help="Branch, tag or commit of the model.")] = None
     dtype: Annotated[
         str | None, option(help="Of the model's weights, 'float32' for instance; bf16 where it is fast.")
@@ -42,6 +45,13 @@ class ScoringOptions:
     perspective: Annotated[
         str | None, option(help="Of a classifier: knowledge, reasoning or overall (the default).")
     ] = None
+    difficulty_label: Annotated[
+        list[str] | None,
+        option(help="Class of a classifier, from the easiest to the hardest (repeatable), if names do not say."),
+    ] = None
+    lower_is_harder: Annotated[
+        bool, option("--lower-is-harder", help="The difficulty's column counts down, as a pass rate does.")
+    ] = False
     target_modules: Annotated[
         list[str] | None, option(help="Linear modules to score (repeatable); q, k and v by default.")
     ] = None
@@ -68,9 +78,14 @@ class ScoringOptions:
     chunk_size: Annotated[int, option(help="Rows in a chunk, the unit of resuming.")] = 512
     cache_dir: Annotated[Path | None, option(help="Folder for finished chunks, seen by every process.")] = None
 
-    def validation_rows(self, validation: str) -> Any:
-        """The validation rows by the name that a command line gives them."""
-        return load_rows(validation, self.validation_split, self.validation_name, self.validation_revision)
+    def both(self, pool: str, reading: Reading, validation: str) -> tuple[Any, Any]:
+        """The pool's and the validation rows, by the names that a command line gives them; says what is in both."""
+        rows = reading.rows(pool, self.on_bad_row, self.dataset_text_field)
+        validation_rows = load_rows(validation, self.validation_split, self.validation_name, self.validation_revision)
+        validation_rows = reading.beside(validation_rows, self.validation_columns)
+        if is_first_process():
+            warn_of_leaks(rows, validation_rows, text_field=self.dataset_text_field)
+        return rows, validation_rows
 
     def scorer(self, model: str, validation_rows: Any, rows: Any, tested: bool, **arguments: Any) -> Any:
         """A [`~diq_hf.DIQScorer`].
@@ -88,19 +103,18 @@ class ScoringOptions:
             arguments:
                 Further arguments of the scorer.
         """
-        from ..difficulty.sources import ClassifierDifficulty, difficulty_source
+        from ..difficulty.sources import difficulty_source
         from ..scoring.mismatch import can_calibrate
         from ..scoring.scorer import DIQScorer
 
-        source = difficulty_source(self.difficulty)
-        if self.perspective is not None:
-            source = ClassifierDifficulty(self.difficulty, self.perspective)
+        labels = self.difficulty_label or None
+        source = difficulty_source(self.difficulty, self.perspective, labels, self.lower_is_harder)
         tests = tested if self.mismatch is None else self.mismatch
         given = {name: getattr(self, name) for name in ("revision", "dtype", "attn_implementation")}
         scorer = DIQScorer(
             model,
             validation_rows,
-            None if self.chat_template is None else _tokenizer(model, self.revision, self.chat_template),
+            None if self.chat_template is None else load_tokenizer(model, self.revision, self.chat_template),
             difficulty=source,
             target_modules=self.target_modules,
             group_column=self.group_column,
@@ -129,22 +143,22 @@ class ScoringOptions:
         return scorer
 
     def recipe(
-        self, context: typer.Context, scorer: Any, pool: str, rows: Any, validation: str, validation_rows: Any
+        self,
+        context: typer.Context,
+        scorer: Any,
+        pool: str,
+        rows: Any,
+        reading: Reading,
+        validation: str,
+        validation_rows: Any,
     ) -> Any:
         """The scorer's recipe with where its rows are from, by the command that is running."""
         from ..names import public_name
         from ..recipe import Source
 
-        given = context.params
-        return replace(
+        recipe = replace(
             scorer.recipe(),
-            pool=Source(
-                **public_name(pool),
-                split=split_of(rows),
-                config=given["name"],
-                revision=given["dataset_revision"],
-                rows=len(rows),
-            ),
+            pool=reading.source(pool, rows),
             validation_source=Source(
                 **public_name(validation),
                 split=split_of(validation_rows),
@@ -153,41 +167,8 @@ class ScoringOptions:
             ),
             commands=(command_line(context),),
         )
+        return reading.recorded(recipe)
 
 
 SCORING_OPTIONS = tuple(part.name for part in fields(ScoringOptions))
-
-
-def with_scoring_options(function: Callable) -> Callable:
-    """A command whose argument `scoring` stands for the options of [`ScoringOptions`]."""
-    hints, signature = get_type_hints(ScoringOptions, include_extras=True), inspect.signature(function)
-    parameters = {name: part.replace(kind=part.KEYWORD_ONLY) for name, part in signature.parameters.items()}
-    del parameters["scoring"]
-    for part in fields(ScoringOptions):
-        parameters[part.name] = inspect.Parameter(
-            part.name, inspect.Parameter.KEYWORD_ONLY, default=part.default, annotation=hints[part.name]
-        )
-
-    @functools.wraps(function)
-    def run(**given: Any) -> None:
-        scoring = ScoringOptions(**{name: given.pop(name) for name in SCORING_OPTIONS})
-        function(**given, scoring=scoring)
-
-    run.__signature__ = signature.replace(parameters=parameters.values())
-    run.__annotations__ = {name: part.annotation for name, part in parameters.items()}
-    return run
-
-
-def _tokenizer(model: str, revision: str | None, chat_template: Path):
-    """The model's tokenizer with a template from a file."""
-    from transformers import AutoTokenizer
-    from transformers.utils import find_adapter_config_file
-
-    template = chat_template.read_text(encoding="utf-8")
-    adapter = find_adapter_config_file(model, revision=revision)
-    if adapter is not None and not (Path(adapter).parent / "tokenizer_config.json").is_file():
-        # An adapter saved without a tokenizer has its base model's.
-        model, revision = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"], None
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    tokenizer.chat_template = template
-    return tokenizer
+AS_USUAL = ScoringOptions()

@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from ..files import put_in_place
-from .inputs import load_rows
-from .options import DatasetRevision, Name, Overwrite, Split, TextField
+from .options import Overwrite, TextField
 from .outputs import CLASSIFIER, check_folder, is_first_process
+from .reading import AS_IT_IS, Reading
 
 
 def train_difficulty(
     dataset: Annotated[str, typer.Argument(help="Rows with levels 1 to 5 in columns; named as for `diq score`.")],
     output: Annotated[Path, typer.Option(help="Folder for the classifier and its card.")],
     overwrite: Overwrite = False,
-    split: Split = None,
-    name: Name = None,
-    dataset_revision: DatasetRevision = None,
+    reading: Reading = AS_IT_IS,
     encoder: Annotated[str | None, typer.Option(help="Encoder's Hub id or folder; BiomedBERT by default.")] = None,
     knowledge: Annotated[str | None, typer.Option(help="Column of the levels of knowledge.")] = None,
     reasoning: Annotated[str | None, typer.Option(help="Column of the levels of reasoning.")] = None,
@@ -47,7 +45,7 @@ def train_difficulty(
     from ..difficulty.classifier_training import train_classifier
 
     named = {"knowledge": knowledge, "reasoning": reasoning, "overall": overall}
-    rows = load_rows(dataset, split, name, dataset_revision)
+    rows = reading.load(dataset)
     # Beside its place, and always there, so that a killed run finds its checkpoints; the card names the inner folder.
     place = Path(os.path.realpath(output))
     unfinished = place.with_name(f".{place.name}.unfinished") / place.name
@@ -57,6 +55,7 @@ def train_difficulty(
         encoder=encoder or DEFAULT_ENCODER,
         labels={perspective: column for perspective, column in named.items() if column} or None,
         dataset_text_field=dataset_text_field,
+        columns=reading.template,
         group_column=group_column,
         holdout=holdout,
         max_length=max_length,

@@ -29,6 +29,17 @@ DEFAULT_ENCODER = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext
 PERSPECTIVES = ("knowledge", "reasoning", "overall")
 # The name of the only head of a checkpoint whose classes name no perspective.
 UNNAMED = "difficulty"
+# Names of classes in their order, easiest first; `-heavy` and the like behind them makes no difference.
+ORDERS = (
+    ("knowledge", "reasoning"),
+    ("factual", "reasoning"),
+    ("recall", "reasoning"),
+    ("easy", "hard"),
+    ("easy", "medium", "hard"),
+    ("low", "high"),
+    ("low", "medium", "high"),
+    ("simple", "complex"),
+)
 # What a classifier's card consists of; no other file of its folder is published with it.
 CARD, PICTURE = "README.md", "confusion.png"
 
@@ -307,6 +318,8 @@ def class_order(id2label: Mapping[int, str], labels: Sequence[str] | None = None
     ```python
     >>> class_order({0: "level 5", 1: "level 1", 2: "level 3"})
     [1, 2, 0]
+    >>> class_order({0: "Reasoning", 1: "Knowledge"})
+    [1, 0]
 
     ```
     """
@@ -320,6 +333,15 @@ def class_order(id2label: Mapping[int, str], labels: Sequence[str] | None = None
         return [ids[label] for label in labels]
     if len(names) == 1:
         return None
+    plain = {re.sub(r"[\s_-]*(heavy|based|intensive)$", "", name.strip().casefold()): i for i, name in names.items()}
+    for order in ORDERS:
+        if sorted(plain) == sorted(order):
+            return [plain[name] for name in order]
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
+        logger.warning(
+            f"The classes are named {', '.join(names.values())}, which says nothing of their order: they are taken "
+            "from easiest to hardest. Look at the checkpoint's card, and pass `labels=[...]` if it is another."
+        )
     numbers = {i: re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", name) for i, name in names.items()}
     if any(len(found) != 1 for found in numbers.values()) or len({found[0] for found in numbers.values()}) < len(
         names

@@ -20,6 +20,8 @@ from ..digest import digest
 from ..engine.loading import preferred_device, preferred_dtype
 from ..rows.encoded import IGNORE_INDEX, RowError
 from ..rows.formats import RowEncoder
+from ..rows.presets import column_template
+from ..rows.templates import ColumnTemplate
 from ..rows.validation import row_name
 from .agreement import calibration, confusion_matrix, prediction_figures
 from .classifier import DEFAULT_ENCODER, PERSPECTIVES, DifficultyClassifier
@@ -51,6 +53,7 @@ def train_classifier(
     encoder: str | Path = DEFAULT_ENCODER,
     labels: Mapping[str, str] | None = None,
     dataset_text_field: str = "text",
+    columns: str | Mapping | ColumnTemplate | None = None,
     group_column: str | None = None,
     holdout: float = 0.2,
     max_length: int | None = 512,
@@ -75,6 +78,8 @@ def train_classifier(
             names that the dataset has.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of plain text rows, as in [`~trl.SFTConfig`].
+        columns (`str` or [`~diq_hf.rows.templates.ColumnTemplate`], *optional*):
+            For rows of no known format: a preset such as `"alpaca"`, or format strings over columns.
         group_column (`str`, *optional*):
             Column that names each row's group (a template, a source, a patient). Whole groups are held out as well,
             which shows what the classifier is worth on rows unlike those it learned from.
@@ -108,14 +113,17 @@ def train_classifier(
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("The classifier's card needs matplotlib: `pip install 'diq-hf[report]'`.")
-    output, levels = Path(output), read_levels(dataset, labels)
+    output, levels, template = Path(output), read_levels(dataset, labels), column_template(columns)
+    if template is not None:
+        template.check_columns(dataset.column_names)
     groups = _groups(dataset, group_column)
     machine = {"bf16": preferred_dtype() is torch.bfloat16, "use_cpu": preferred_device().type == "cpu"}
     settings = DEFAULTS | machine | training_arguments
     parts = split(levels, groups, holdout, settings["seed"])
     set_seed(settings["seed"])
     classifier = DifficultyClassifier.from_encoder(encoder, list(levels), max_length)
-    texts = read_texts(dataset, RowEncoder(classifier.tokenizer, dataset_text_field=dataset_text_field))
+    reader = RowEncoder(classifier.tokenizer, dataset_text_field=dataset_text_field, template=template)
+    texts = read_texts(dataset, reader)
 
     labelled = np.any(list(levels.values()), axis=0)
     train = np.flatnonzero(labelled & ~np.any(list(parts.values()), axis=0))

@@ -155,15 +155,32 @@ class ColumnDifficulty:
             A column of numbers; larger is harder. A null stays unscored. A ClassLabel column counts by the numbers in
             its names ("1" to "5", "level 1" to "level 5") and is refused where they hold none. `map` tells nothing of
             features on a stream or in numpy or torch format: there the ids arrive as they are.
+        lower_is_harder (`bool`, *optional*, defaults to `False`):
+            The column counts the other way, as a pass rate does: `difficulty` is its negative.
+
+    Raises:
+        `ValueError`: A column named `difficulty` is to count the other way, and would be replaced by that.
+
+    Example:
+
+    ```python
+    diq_score = DIQScorer(model, validation, difficulty=ColumnDifficulty("pass_rate", lower_is_harder=True))
+    ```
     """
 
     extra_columns = ()
     reusable = False  # nothing to save
 
-    def __init__(self, column: str):
+    def __init__(self, column: str, lower_is_harder: bool = False):
+        if lower_is_harder and column == "difficulty":
+            raise ValueError(
+                "A column named 'difficulty' is kept as it is, and larger is harder there. Rename it to what it "
+                "holds, 'pass_rate' for instance."
+            )
         self.column = column
         self.columns = (column,)
-        self.fingerprint = f"column-1:{column}"
+        self.lower_is_harder = lower_is_harder
+        self.fingerprint = f"column-1:{column}{':lower' if lower_is_harder else ''}"
 
     def prepare(self, row: Mapping, encoder: RowEncoder) -> float:
         if self.column not in row:
@@ -177,7 +194,8 @@ class ColumnDifficulty:
             raise RowError(f"its difficulty column {self.column!r} holds {value!r}, not a number.") from error
 
     def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
-        return {"difficulty": np.array(batch.prepared)}
+        values = np.array(batch.prepared, dtype=float)
+        return {"difficulty": -values if self.lower_is_harder else values}
 
 
 class ClassifierDifficulty:
@@ -258,15 +276,42 @@ class ClassifierDifficulty:
 NAMED = {"ifd": IFDDifficulty, "loss": LossDifficulty, "num_tokens": NumTokensDifficulty}
 
 
-def difficulty_source(value: Any) -> DifficultySource | None:
-    """The source a `difficulty=` argument names: of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`."""
+def difficulty_source(
+    value: Any,
+    perspective: str | None = None,
+    labels: Sequence[str] | None = None,
+    lower_is_harder: bool = False,
+) -> DifficultySource | None:
+    """The source a `difficulty=` argument names: of `NAMED`, `"column:NAME"`, a checkpoint, a source, or `None`.
+
+    Args:
+        value (`str` or [`DifficultySource`], *optional*):
+            The argument.
+        perspective (`str`, *optional*):
+            Of a checkpoint: see [`ClassifierDifficulty`].
+        labels (`Sequence[str]`, *optional*):
+            Of a checkpoint, too.
+        lower_is_harder (`bool`, *optional*, defaults to `False`):
+            Of a column: see [`ColumnDifficulty`].
+
+    Raises:
+        `ValueError`: One of these goes with another kind of source.
+    """
+    is_column = isinstance(value, str) and value.startswith("column:")
+    if lower_is_harder and not is_column:
+        raise ValueError("`lower_is_harder=True` says how a column counts: `difficulty='column:pass_rate'`.")
+    if perspective is not None or labels is not None:
+        if is_column or value is None or (isinstance(value, str) and value in NAMED):
+            name = "labels" if perspective is None else "perspective"
+            raise ValueError(f"`{name}` is for a classifier, and `difficulty={value!r}` is none.")
+        return ClassifierDifficulty(value, perspective, labels)
     if value is None:
         return None
     if isinstance(value, str):
         if value in NAMED:
             return NAMED[value]()
         column = value.removeprefix("column:")
-        return ClassifierDifficulty(value) if column == value else ColumnDifficulty(column)
+        return ColumnDifficulty(column, lower_is_harder) if is_column else ClassifierDifficulty(value)
     if isinstance(value, DifficultyClassifier):
         return ClassifierDifficulty(value)
     wanted = ("fingerprint", "columns", "extra_columns", "reusable", "prepare")

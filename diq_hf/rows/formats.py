@@ -28,6 +28,8 @@ from .messages import (
     split_answer,
     warn_of_roles,
 )
+from .shapes import unknown_row
+from .templates import ColumnTemplate
 from .tokens import RowTokens
 
 
@@ -45,10 +47,9 @@ ROW_COLUMNS = (
     "tools",
     "chat_template_kwargs",
 )
+# Those that count beside whatever a template makes of the others.
+BESIDE = ("tools", "chat_template_kwargs", "image", "images")
 TEXTS = ("prompt", "prompt+completion")
-ACCEPTED = (
-    "`messages`, `prompt` + `completion`, `conversations` (from/value), a text column or pre-tokenized `input_ids`"
-)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class RowEncoder:
             Column of plain text rows.
         vocab_size (`int`, *optional*):
             Rows of the model's embedding; a larger token id is refused.
+        template ([`~diq_hf.rows.templates.ColumnTemplate`], *optional*):
+            Makes rows of columns that are no format. A row that lacks them and is of a known format is read by that.
 
     Example:
 
@@ -87,6 +90,7 @@ class RowEncoder:
     assistant_only_loss: bool = False
     dataset_text_field: str = "text"
     vocab_size: int | None = None
+    template: ColumnTemplate | None = None
 
     def __post_init__(self):
         if self.max_length is not None and self.max_length < 2:
@@ -104,12 +108,14 @@ class RowEncoder:
             "assistant_only_loss",
             "dataset_text_field",
         )
-        return {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in names}
+        return settings | {"columns": self.template.settings} if self.template else settings
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every dataset column that may decide what a row trains on."""
-        return (*ROW_COLUMNS, self.dataset_text_field)
+        own = (*ROW_COLUMNS, self.dataset_text_field)
+        return tuple(dict.fromkeys([*own, *self.template.columns])) if self.template else own
 
     @cached_property
     def _training_template(self) -> str | None:
@@ -127,10 +133,12 @@ class RowEncoder:
             [`RowError`]: The row has no known format, holds something other than text, or has no token to train on.
         """
         tokens = self.__dict__["_last"] = RowTokens(self.processing_class)
-        read = self._read(row)
+        row = self.shaped(row)
+        check_masks(row)
+        read = readable(row)
         if row.get("conversations") is not None and "conversations" not in read:  # they were ShareGPT turns
             warn_of_roles(row, read["messages"])
-        return self._truncated(*self._labelled(read, tokens, self.completion_only_loss, self.assistant_only_loss))
+        return self.truncated(*self._labelled(read, tokens, self.completion_only_loss, self.assistant_only_loss))
 
     def encode_answer(self, row: Mapping) -> EncodedRow:
         """Encodes a row so that only its final answer is trained, whatever the loss settings.
@@ -166,7 +174,7 @@ class RowEncoder:
             raise RowError("all its tokens are trained, so no prompt can be told from its answer.")
         if labels[1] != IGNORE_INDEX and input_ids[0] == getattr(self.processing_class, "bos_token_id", None):
             raise RowError("its prompt is empty, so its answer cannot be compared with and without it.")
-        encoded = self._truncated(input_ids, labels)
+        encoded = self.truncated(input_ids, labels)
         if encoded.labels[0] != IGNORE_INDEX:
             raise RowError(f"nothing of its prompt is left after truncation to `max_length={self.max_length}`.")
         return encoded
@@ -199,7 +207,7 @@ class RowEncoder:
         elif "prompt" in row or self.dataset_text_field in row:
             prompt, answer = row.get("prompt", row.get(self.dataset_text_field)), ""
         else:
-            raise self._unknown_format(row)
+            raise unknown_row(row, self.dataset_text_field)
         return join(prompt, "prompt"), join(answer, "completion")
 
     def rated_texts(self, row: Mapping, text: str = "prompt") -> tuple[str, str | None]:
@@ -218,8 +226,14 @@ class RowEncoder:
         return prompt, answer
 
     def _read(self, row: Mapping) -> dict:
+        row = self.shaped(row)
         check_masks(row)
         return readable(row)
+
+    def shaped(self, row: Mapping) -> Mapping:
+        if self.template and (self.template.reads(row) or not self._is_known(row)):
+            return self.template(row) | {name: row[name] for name in BESIDE if row.get(name) is not None}
+        return row
 
     def _labelled(
         self,
@@ -242,7 +256,7 @@ class RowEncoder:
             )
         return input_ids, labels
 
-    def _truncated(self, input_ids: np.ndarray, labels: np.ndarray) -> EncodedRow:
+    def truncated(self, input_ids: np.ndarray, labels: np.ndarray) -> EncodedRow:
         cut = slice(None)
         if self.max_length is not None:
             cut = slice(self.max_length) if self.truncation_mode == "keep_start" else slice(-self.max_length, None)
@@ -282,18 +296,11 @@ class RowEncoder:
             text = check_text(row[self.dataset_text_field], self.dataset_text_field)
             check_filled(text)
             return {"input_ids": tokens.text(text if text.endswith(tokens.eos) else text + tokens.eos)}
-        raise self._unknown_format(row)
+        raise unknown_row(row, self.dataset_text_field)
 
-    def _unknown_format(self, row: dict) -> RowError:
-        if "chosen" in row:
-            return RowError(
-                "it is a preference row, and `SFTTrainer` trains on none. Make its prompt a column `prompt`, and its "
-                "`chosen` answer a `completion`."
-            )
-        if "conversations" in row:
-            return RowError("its `conversations` have no `from` and `value`. Rename the column to `messages`.")
-        found = f"its columns {sorted(row)} are no known format" if row else "all its columns are null"
-        return RowError(f"{found}. Use {ACCEPTED} (`dataset_text_field={self.dataset_text_field!r}`).")
+    def _is_known(self, row: Mapping) -> bool:
+        formats = ("input_ids", "prompt", "messages", "conversations", self.dataset_text_field)
+        return any(row.get(name) is not None for name in formats)
 
     def _prompt_completion(self, row: dict, tokens: RowTokens, assistant_only: bool) -> dict:
         if "completion" not in row:

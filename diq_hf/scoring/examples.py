@@ -6,7 +6,7 @@ from typing import Any
 from datasets.formatting.formatting import LazyBatch, LazyRow
 
 from ..columns import class_label_numbers, label_values
-from ..rows.formats import ACCEPTED
+from ..rows.shapes import unknown_shape
 
 
 def read_columns(examples: Mapping, names: Iterable[str], numbers: Iterable[str] = ()) -> dict[str, Any]:
@@ -18,7 +18,10 @@ def read_columns(examples: Mapping, names: Iterable[str], numbers: Iterable[str]
         if (levels := class_label_numbers(features.get(name), name)) is not None:
             values[name] = label_values(values[name], levels)
     if not values:
-        raise ValueError(f"The dataset's columns {sorted(examples)} are no known format. Use {ACCEPTED}.")
+        row = {name: examples[name] for name in examples}
+        if all(isinstance(value, list) and value for value in row.values()):  # a batch, in all likelihood
+            row = {name: value[0] for name, value in row.items()}
+        raise ValueError(unknown_shape(row, row))
     return values
 
 

@@ -119,6 +119,8 @@ def difficulty_recipe(scorer: Any, column_names: Iterable[str]) -> str | None:
     if scorer.difficulty is None or not scorer.difficulty.reusable:
         return None
     recipe = ["difficulty-1", scorer.difficulty.fingerprint, scorer.encoder.dataset_text_field]
+    if scorer.encoder.template is not None:
+        recipe += [scorer.encoder.template.settings]
     if "input_ids" in column_names:  # the text of token ids is the tokenizer's
         recipe += [scorer.encoder.settings, tokenizer_digest(scorer.processing_class)]
     return digest(recipe)
@@ -140,6 +142,7 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         dtype=str(scorer.model.dtype).removeprefix("torch."),
         revision=getattr(config, "_commit_hash", None),
         adapter=(public_name(name)["name"] or "") if hasattr(scorer.model, "peft_config") else None,
+        parameters=sum(parameter.numel() for parameter in scorer.model.parameters()),
     )
     classifier = None
     if isinstance(source, ClassifierDifficulty):

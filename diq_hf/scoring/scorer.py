@@ -17,6 +17,8 @@ from ..engine.projections import Projection
 from ..recipe import Recipe, SelectionFacts
 from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
+from ..rows.presets import column_template
+from ..rows.templates import ColumnTemplate
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from .audit import Audit
 from .columns import count_unscored, reusable_difficulties, score_rows
@@ -70,6 +72,9 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             See [`~trl.SFTConfig`].
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             See [`~trl.SFTConfig`].
+        columns (`str` or [`~diq_hf.rows.templates.ColumnTemplate`], *optional*):
+            For rows of no known format: a preset such as `"alpaca"` or `"medical-o1"`, or format strings over columns.
+            Validation rows without these columns are read by their own format. Train on `ds.map(template)`.
         group_column (`str`, *optional*):
             Column of the validation rows that names each row's group (a task, say): the same as a `dict` of them.
         projection_dim (`int`, *optional*):
@@ -140,6 +145,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         completion_only_loss: bool | None = None,
         assistant_only_loss: bool = False,
         dataset_text_field: str = "text",
+        columns: str | Mapping | ColumnTemplate | None = None,
         group_column: str | None = None,
         projection_dim: int | None = None,
         projection_seed: int = 0,
@@ -167,6 +173,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             assistant_only_loss=assistant_only_loss,
             dataset_text_field=dataset_text_field,
             vocab_size=self.model.get_input_embeddings().weight.shape[0],
+            template=column_template(columns),
         )
         self.extra_columns = tuple(extra_columns)
         self.source_column = source_column
@@ -299,6 +306,8 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         return read_columns(examples, names, numbers=own)
 
     def _check_columns(self, present: Iterable[str]) -> None:
+        if self.encoder.template is not None:
+            self.encoder.template.check_columns(present)
         if not self.overwrite and (clash := [name for name in self.columns if name in present]):
             raise ValueError(
                 f"The dataset already has {clash}. Remove the columns, pass `overwrite=True`, or keep an existing "

@@ -135,7 +135,9 @@ class _Known:
             found += [(i, row, 1.0) for row in equal]
             for first, share, answers in self._index.similarities(sets[i], near[i]) if i in near else ():
                 known = self._texts[first]
-                if all(text) and all(known):  # rows with one long prompt and answers of their own are different rows
+                if (
+                    all(text) and all(known) and text[1] != known[1]
+                ):  # rows with one long prompt and answers of their own are different rows
                     share = min(share, answers)
                 if share >= self._threshold and first not in equal:
                     found += [(i, row, share) for row in self._equal[_joined(known)]]

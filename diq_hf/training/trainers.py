@@ -23,6 +23,30 @@ from .settings import Settings
 
 
 STREAMS = (IterableDataset, torch.utils.data.IterableDataset)
+# Trainers whose rows have no loss of their own to score, by name, since TRL moves them about; and what to do instead.
+_SFT_OR_DPO = "Train with SFTTrainer or DPOTrainer, or select first"
+OTHER_LOSSES = {
+    **dict.fromkeys(
+        ("GRPOTrainer", "RLOOTrainer", "OnlineDPOTrainer"),
+        "draws its answers while it trains, so a row has none to score before. Select prompts first, with a right "
+        "answer as `completion` and how often they are solved as difficulty: `diq score --difficulty column:pass_rate "
+        "--lower-is-harder`, then `diq select`.",
+    ),
+    "KTOTrainer": "compares each row with others of its batch (the KL term), so a row's loss is no row's own. "
+    f"{_SFT_OR_DPO}: `diq score` reads `prompt` and `completion` of the desirable rows.",
+    **dict.fromkeys(
+        ("ORPOTrainer", "CPOTrainer"),
+        "trains on a loss whose gradient DIQCallback does not know. "
+        f"{_SFT_OR_DPO}: `diq score` reads `prompt` with `chosen` renamed to `completion`.",
+    ),
+    "RewardTrainer": "trains a reward model, which predicts no tokens. Select its rows first with a language model: "
+    "`diq score`, with `chosen` renamed to `completion`.",
+    **dict.fromkeys(
+        ("DistillationTrainer", "GKDTrainer"),
+        f"learns a teacher's probabilities, which are no labels of the rows. {_SFT_OR_DPO}: `diq score`, then "
+        "`diq select`.",
+    ),
+}
 # The sampler that Trainer makes, by `train_sampling_strategy`.
 SAMPLERS = {"random": RandomSampler, "sequential": SequentialSampler, "group_by_length": LengthGroupedSampler}
 
@@ -64,6 +88,7 @@ def check_trainer(trainer: Trainer, settings: Settings) -> None:
     Raises:
         `ValueError`: With what to change.
     """
+    _check_loss(trainer)
     _check_rows(trainer, settings)
     _check_processes(trainer, settings)
     args = trainer.args
@@ -89,6 +114,12 @@ def check_trainer(trainer: Trainer, settings: Settings) -> None:
             "dropped. Remove one of them; `train_sampling_strategy` sets the order that chosen rows come in."
         )
     settings.num_selected(len(trainer.train_dataset))
+
+
+def _check_loss(trainer: Trainer) -> None:
+    for kind in type(trainer).__mro__:
+        if kind.__module__.partition(".")[0] == "trl" and (remedy := OTHER_LOSSES.get(kind.__name__.lstrip("_"))):
+            raise ValueError(f"DIQCallback does not work with {kind.__name__.lstrip('_')}, which {remedy}")
 
 
 def _check_rows(trainer: Trainer, settings: Settings) -> None:

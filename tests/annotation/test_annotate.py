@@ -613,3 +613,20 @@ def test_cli_errors_before_the_first_request(tmp_path, monkeypatch):
     ):
         result = CliRunner().invoke(app, [*arguments, *more])
         assert result.exit_code == 1 and message in result.stderr
+
+
+def test_columns_of_no_format(judged):
+    asked = []
+
+    def behave(handler, question, times):
+        asked.append(question)
+        handler.answer(GOOD)
+
+    with JudgeServer(behave) as server:
+        rows = [{"Question": "What is it?", "Complex_CoT": "Hm.", "Response": "Flu."}]
+        annotation = judged(server, rows, columns="medical-o1")
+        assert annotation.labelled == 1 and len(asked) == 1 and "What is it?" in asked[0]
+        with pytest.raises(ValueError, match=r"reads \['question'"):
+            judged(server, rows, columns="question-answer")
+        with pytest.raises(RowError, match="with `columns='medical-o1'`"):
+            judged(server, rows)

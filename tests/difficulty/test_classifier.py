@@ -111,7 +111,9 @@ def test_heads_in_any_order():
         ({0: "-1", 1: "-2", 2: "0"}, None, [1, 0, 2]),
         ({0: "level-1", 1: "level-2", 2: "level-3"}, None, [0, 1, 2]),
         ({0: "score"}, None, None),
-        ({0: "hard", 1: "easy"}, ["easy", "hard"], [1, 0]),
+        ({0: "hard", 1: "easy"}, ["hard", "easy"], [0, 1]),
+        ({0: "hard", 1: "easy"}, None, [1, 0]),
+        ({0: "Medium", 1: "Low", 2: "High"}, None, [1, 0, 2]),
     ],
 )
 def test_class_order(id2label, labels, expected):
@@ -120,7 +122,12 @@ def test_class_order(id2label, labels, expected):
 
 @pytest.mark.parametrize(
     ("id2label", "labels"),
-    [({0: "easy", 1: "hard"}, None), ({0: "1", 1: "level 1"}, None), ({0: "a", 1: "b"}, ["a", "c"])],
+    [
+        ({0: "benign", 1: "malignant"}, None),
+        ({0: "hard", 1: "reasoning"}, None),
+        ({0: "1", 1: "level 1"}, None),
+        ({0: "a", 1: "b"}, ["a", "c"]),
+    ],
 )
 def test_class_order_is_never_guessed(id2label, labels):
     with pytest.raises(ValueError, match="`labels"):

@@ -241,3 +241,14 @@ def test_push(encoder_folder, tmp_path, monkeypatch):
     assert classifier.push_to_hub("clf", private=True, token="hf_x") == "https://hub/commit"
     assert sent["uploaded"] == "me/clf" and sent["private"] and sent["token"] == "hf_x"
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(sent["files"])
+
+
+def test_columns_of_no_format(encoder_folder, tmp_path):
+    rows = labelled(60).rename_column("prompt", "Question")
+    settings = {"encoder": encoder_folder, "labels": {"overall": "knowledge"}, "num_train_epochs": 1}
+    with pytest.raises(ValueError, match=r"reads \['question'"):
+        train_classifier(rows, tmp_path / "one", columns="question-answer", **settings)
+    classifier, _ = train_classifier(rows, tmp_path / "two", columns={"prompt": "{Question}"}, **settings)
+    same, _ = train_classifier(labelled(60), tmp_path / "three", **settings)
+    for name, value in classifier.model.state_dict().items():
+        assert torch.equal(value, same.model.state_dict()[name]), name

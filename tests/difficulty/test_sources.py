@@ -182,10 +182,10 @@ def test_classifier_text(classifier_folder, tokenizer, validation):
 
 
 def test_binary_classifier_gives_the_probability_of_the_harder_class(classifier_folder, tokenizer, validation):
-    folder = classifier_folder({0: "reasoning", 1: "knowledge"})
+    folder = classifier_folder({0: "figures", 1: "words"})
     with pytest.raises(ValueError, match=r"cannot be read.*Pass `labels"):
         ClassifierDifficulty(folder)
-    source = ClassifierDifficulty(fp32(folder, labels=["knowledge", "reasoning"]))
+    source = ClassifierDifficulty(fp32(folder, labels=["words", "figures"]))
     assert source.extra_columns == ()
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty=source)
     found = scorer({name: [value] for name, value in chat(A, B).items()})["difficulty"]
@@ -270,3 +270,59 @@ def test_sources_by_name(classifier_folder):
     for wrong in (3, IFDDifficulty, lambda rows: rows):
         with pytest.raises(TypeError, match="`difficulty` must be"):
             difficulty_source(wrong)
+
+
+@pytest.mark.parametrize(
+    "id2label",
+    [
+        {0: "knowledge", 1: "reasoning"},
+        {0: "Reasoning-heavy", 1: "Knowledge-heavy"},
+        {0: "hard", 1: "easy"},
+        {0: "LABEL_0", 1: "LABEL_1"},
+    ],
+)
+def test_a_binary_checkpoint_by_name(id2label, classifier_folder, tokenizer, validation, caplog):
+    """Of the shape of public checkpoints that tell reasoning from knowledge: P(harder), whichever class that is."""
+    folder = classifier_folder(id2label)
+    rows = Dataset.from_list([chat(A, B), chat(C, D)])
+    with caplog.at_level("WARNING", "diq_hf"):
+        source = difficulty_source(folder)
+    assert ("says nothing of their order" in caplog.text) == (id2label[0] == "LABEL_0")
+    found = DIQScorer(make_model(), validation, tokenizer, difficulty=fp32(folder)).score(rows)["difficulty"][:]
+    model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    harder = next(i for i, name in id2label.items() if name in ("reasoning", "Reasoning-heavy", "hard", "LABEL_1"))
+    for text, difficulty in zip((A, C), found, strict=True):
+        with torch.no_grad():
+            p = model(**make_tokenizer()(text, return_tensors="pt")).logits[0].double().softmax(0)
+        assert difficulty == pytest.approx(float(p[harder]), rel=1e-4)
+    assert source.perspective == "difficulty" and source.extra_columns == ()
+    names = list(id2label.values())
+    turned = [difficulty_source(folder, labels=order).fingerprint for order in (names, names[::-1])]
+    assert len(set(turned)) == 2 and source.fingerprint in turned
+
+
+def test_pass_rates_count_down(tokenizer, validation):
+    rows = Dataset.from_list([chat(A, B) | {"pass_rate": rate} for rate in (0.0, 0.25, 1.0, None)])
+    rule = {"extra_columns": ["loss"], "on_bad_row": "skip"}
+    down = DIQScorer(make_model(), validation, tokenizer, difficulty=ColumnDifficulty("pass_rate", True), **rule)
+    up = DIQScorer(make_model(), validation, tokenizer, difficulty="column:pass_rate", **rule)
+    found = down.score(rows)["difficulty"][:]
+    assert found[:3] == [0.0, -0.25, -1.0] and np.isnan(found[3])
+    assert up.score(rows)["difficulty"][:3] == [0.0, 0.25, 1.0]
+    assert down.fingerprint != up.fingerprint
+    with pytest.raises(ValueError, match="is kept as it is"):
+        ColumnDifficulty("difficulty", lower_is_harder=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "settings", "message"),
+    [
+        ("ifd", {"lower_is_harder": True}, "says how a column counts"),
+        ("ifd", {"perspective": "overall"}, "`perspective` is for a classifier"),
+        ("column:a", {"labels": ["a", "b"]}, "`labels` is for a classifier"),
+        (None, {"labels": ["a"]}, "`labels` is for a classifier"),
+    ],
+)
+def test_what_goes_with_which_source(value, settings, message):
+    with pytest.raises(ValueError, match=message):
+        difficulty_source(value, **settings)

@@ -1,0 +1,103 @@
+"""`Reading`: the options by which a command reads a dataset, and its columns as rows."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import typer
+
+from .inputs import load_rows, split_of
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a dataset is read. A command with a parameter of this type takes an option for each field.
+
+    No code of a dataset's is ever run: `datasets` reads data files alone.
+    """
+
+    split: Annotated[
+        str | None, typer.Option(help="Split, or a slice of one such as 'train[:100]'; 'train' by default.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="Configuration of a dataset that has several.")] = None
+    dataset_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a dataset on the Hub.")] = None
+    data_files: Annotated[
+        list[str] | None, typer.Option(help="File of the dataset, or a pattern such as 'en/*.jsonl' (repeatable).")
+    ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="What the columns are, by name: alpaca, dolly, medical-o1, messages, open-orca, problem-solution, "
+            "prompt-response, question-answer or sharegpt; not needed for rows that SFTTrainer takes as they are."
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None, typer.Option(help="Instead: the prompt of columns, '{Question}'; '{input?}' may be missing.")
+    ] = None
+    completion: Annotated[str | None, typer.Option(help="The answer of columns, beside --prompt.")] = None
+    system: Annotated[str | None, typer.Option(help="The system message, beside --prompt.")] = None
+    chat: Annotated[bool, typer.Option(help="Columns become conversations, or with --no-chat plain strings.")] = True
+
+    @property
+    def template(self) -> Any:
+        """The [`~diq_hf.rows.templates.ColumnTemplate`] that was asked for, if one was."""
+        from ..rows.presets import column_template
+
+        parts = {name: getattr(self, name) for name in ("prompt", "completion", "system")}
+        parts = {name: text for name, text in parts.items() if text is not None}
+        if self.columns is not None:
+            if parts:
+                raise ValueError(f"--columns names a whole template; leave out --{next(iter(parts))}, or --columns.")
+            template = column_template(self.columns)
+            return template if self.chat else replace(template, chat=False, system=None)
+        if not parts:
+            if not self.chat:
+                raise ValueError("--no-chat goes with --columns or --prompt; other rows are read as they are.")
+            return None
+        return column_template(parts | {"chat": self.chat})
+
+    def load(self, dataset: str) -> Any:
+        """The dataset as it is."""
+        return load_rows(dataset, self.split, self.name, self.dataset_revision, self.data_files)
+
+    def rows(self, dataset: str, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
+        """The dataset in rows that a trainer takes.
+
+        Raises:
+            `ValueError`: Its columns are no known format; the error names the template that would read them.
+        """
+        return self.of(self.load(dataset), on_bad_row, text_field, answers)
+
+    def of(self, rows: Any, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
+        """As `rows`, of a dataset that was loaded."""
+        from ..rows.shapes import check_shape
+
+        if (template := self.template) is not None:
+            return template.apply(rows, on_bad_row)
+        check_shape(rows, text_field, answers)
+        return rows
+
+    def beside(self, rows: Any, columns: str | None = None) -> Any:
+        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them."""
+        from ..rows.presets import column_template
+
+        template = column_template(columns) or self.template
+        if template is None or (columns is None and not template.reads(rows.column_names)):
+            return rows
+        return template.apply(rows)
+
+    def source(self, dataset: str, rows: Any) -> Any:
+        """The [`~diq_hf.recipe.Source`] of rows that were loaded."""
+        from ..names import public_name
+        from ..recipe import Source
+
+        place = {"config": self.name, "revision": self.dataset_revision}
+        return Source(**public_name(dataset), split=split_of(rows), rows=len(rows), **place)
+
+    def recorded(self, recipe: Any) -> Any:
+        """A recipe that also says which template made the rows."""
+        if (template := self.template) is None:
+            return recipe
+        return replace(recipe, settings={**(recipe.settings or {}), "columns": template.settings})
+
+
+AS_IT_IS = Reading()
