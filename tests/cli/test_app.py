@@ -111,7 +111,7 @@ def test_an_error_of_any_kind_is_one_line():
         ("no column `difficulty`", "no column `difficulty`"),
         ("Groups of `validation` are", "Groups of `--validation` are"),
         ("name another source with `difficulty=`", "name another source with `--difficulty`"),
-        ("pass `batched=True`, `num_proc`, `labels=`", "pass `batched=True`, `num_proc`, `labels=`"),
+        ("pass `batched=True`, `num_proc`, `ids=`", "pass `batched=True`, `num_proc`, `ids=`"),
     ],
 )
 def test_errors_name_options(message, told):
