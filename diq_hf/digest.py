@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import xxhash
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 def digest(value: Any) -> str:
@@ -21,10 +22,11 @@ def digest(value: Any) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Digest of named tensors: names, types, shapes and bytes."""
+    """Digest of named tensors: names, types, shapes and bytes. Shards are brought together, one tensor at a time, so
+    all processes that hold them must ask."""
     state = xxhash.xxh3_128()
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
+        tensor = _whole(tensors[name])
         state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         state.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return state.hexdigest()
@@ -37,13 +39,18 @@ def sampled_digest(model: nn.Module, values: int = 64) -> str:
     """
     state, parts = xxhash.xxh3_128(), {}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        flat = tensor.detach().reshape(-1)
+        flat = _whole(tensor).reshape(-1)
         state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sample = flat[:: max(1, len(flat) // values)].contiguous().view(torch.uint8)
         parts.setdefault(tensor.device, []).append(sample)
     for samples in parts.values():  # one copy from each device
         state.update(torch.cat(samples).cpu().numpy())
     return state.hexdigest()
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 # Where a model was loaded from, how it was first filled, what it pads and stops with: nothing that scores depend on.

@@ -16,6 +16,7 @@ from ..rows.batching import Batch
 from ..rows.encoded import EncodedRow
 from .modes import evaluating
 from .modules import computed_dtype
+from .sharding import device_of
 
 
 logger = logging.get_logger(__name__)
@@ -79,7 +80,7 @@ class Packing:
     def __init__(self, backbone: nn.Module, decoder: nn.Module):
         self.backbone, self.decoder = backbone, decoder
         used = decoder.config._attn_implementation or ""
-        device = decoder.get_input_embeddings().weight.device
+        device = device_of(decoder.get_input_embeddings())
         self.implementation = used if "flash" in used else NAME if used == "sdpa" and device.type == "cpu" else None
         self.possible = self.implementation is not None
         if self.possible:
@@ -109,12 +110,13 @@ class Packing:
         Raises:
             `ValueError`: A packed row is not what it is alone.
         """
-        weight = self.decoder.get_input_embeddings().weight
+        embeddings = self.decoder.get_input_embeddings()
+        weight, device = embeddings.weight, device_of(embeddings)
         ids = torch.arange(1, 20).numpy() % len(weight)
         first, other, second = (EncodedRow(part, part) for part in (ids[:7], ids[12:], ids[7:12]))
 
         def hidden(rows: list[EncodedRow], packed: bool) -> torch.Tensor:
-            batch = Batch.of(rows, packed, weight.device)
+            batch = Batch.of(rows, packed, device)
             return batch.rows(self.backbone(**batch.model_inputs).last_hidden_state)[-1].cpu().double()
 
         with evaluating(self.backbone):

@@ -12,9 +12,9 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,18 @@ from torch import nn
 from ..rows.batching import Batch, TokenBudget
 from ..rows.encoded import EncodedRow, RowError
 from .attention import Packing
-from .direction import Direction, fitting
+from .direction import Direction, PreparedDirections, zeros_of
+from .lockstep import IDLE_ROW, Again, Lockstep
 from .loss import RowLoss
 from .modes import evaluating, scoring_mode
-from .modules import as_linear, check_quantization, check_whole, computed_dtype, scored_modules
+from .modules import as_linear, check_quantization, scored_modules
 from .positions import row_limit
-from .probes import Probes, Reader, RowProducts, Shares, TokenShares, WeightGradient
+from .probes import Probes, Reader, WeightGradient
 from .projections import Projection
+from .sharding import Sharding, check_placement, device_of
+
+
+Result = TypeVar("Result")
 
 
 class NonFiniteLossError(ValueError):
@@ -41,7 +46,9 @@ class InfluenceEngine:
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            A causal language model. It comes back from every call as it was.
+            A causal language model. It comes back from every call as it was. One that FSDP2 has sharded is scored by
+            all of its processes: each makes every call here with the same rows, runs its share of them, and gets the
+            results of all.
         target_modules (`str` or `Sequence[str]`, *optional*):
             For a model without an adapter, the linear modules whose weights are φ, named as in
             [`~peft.LoraConfig`]: a list of name endings, or a string that is a regular expression or
@@ -68,17 +75,18 @@ class InfluenceEngine:
         target_modules: str | Sequence[str] | None = None,
         max_tokens_per_batch: int | None = None,
     ):
-        check_whole(model)
+        check_placement(model)
         self.model = model
         self.modules = scored_modules(model, target_modules)
         check_quantization(model)
+        self.sharding = Sharding(model)
+        self.device = device_of(model.get_input_embeddings())
+        self.lockstep = Lockstep(self.sharding, self.device)
         with evaluating(model):  # once, for all that is tried out
-            self.row_loss = RowLoss(model)
-            backbone, decoder = self.row_loss.backbone, self.row_loss.decoder
-            self.row_limit = row_limit(backbone, decoder, model.config.get_text_config())
-            self.packing = Packing(backbone, decoder)
+            self.sharding.forward(self._try_out)
+        # Processes make their batches alike.
+        self.packing.possible = self.lockstep.all_agree(self.packing.possible)
         self.probes = Probes(self.modules)
-        self.device = model.get_input_embeddings().weight.device
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
@@ -86,8 +94,17 @@ class InfluenceEngine:
         # product a row and direction, with the row's own gradient, is the least to compute.
         self.several_by_token = self.device.type != "cpu"
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
-        # What is made of a direction before it is read, for as long as there is the direction.
-        self._prepared: WeakKeyDictionary[Direction, dict[Any, dict[str, Any]]] = WeakKeyDictionary()
+        self.prepared = PreparedDirections(self.modules)
+
+    def _try_out(self) -> None:
+        self.row_loss = RowLoss(self.model, self.sharding)
+        backbone, decoder = self.row_loss.backbone, self.row_loss.decoder
+        self.row_limit = row_limit(backbone, decoder, self.model.config.get_text_config())
+        self.packing = Packing(backbone, decoder)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Where processes share the model: work of which a failure on one is a failure of all."""
+        return self.lockstep.together()
 
     def check_row(self, row: EncodedRow) -> None:
         """
@@ -122,34 +139,38 @@ class InfluenceEngine:
         if not rows:
             raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
         self._check(rows, "Validation row")
-        sums = self._zeros()
+        self.lockstep.check_alike(self.modules)
+        sums = zeros_of(self.modules, self.dtype)
         readers = {name: WeightGradient(as_linear(module, sums[name])) for name, module in self.modules.items()}
-        torn = False
+        mine = self.lockstep.share(rows)
+        own, torn = [rows[i] for i in mine], False
 
         def gradients(indices: list[int]) -> np.ndarray:
             nonlocal torn
-            if torn:
-                raise _TornError
-            batch = self._batch([rows[i] for i in indices])
+            if torn and indices:
+                raise Again
+            run = [own[i] for i in indices] or [IDLE_ROW]
+            batch = self._batch(run)
             # About undoes the division by the row's tokens, exactly: fp16 gradients would vanish otherwise.
-            scale = 2.0 ** round(math.log2(sum(rows[i].num_trained for i in indices) / len(indices)))
+            scale = 2.0 ** round(math.log2(sum(row.num_trained for row in run) / len(run)))
             for reader in readers.values():
-                reader.factor = 1 / scale
+                reader.factor = 1 / scale if indices else 0.0
             sink = torch.zeros((), dtype=self.dtype, device=self.device, requires_grad=True)
             self.probes.start(batch, sink)
-            losses = self._means(batch, [rows[i] for i in indices])
+            losses = self._means(batch, run)
             self.probes.check()
             found = losses.detach().cpu().double().numpy()
-            for i, loss in zip(indices, found, strict=True):
+            for i, loss in zip(indices, found, strict=False):
                 if not math.isfinite(loss):
                     raise NonFiniteLossError(
-                        f"Validation row {i} has a loss of {loss}. Check the row and the model's dtype (fp16 "
+                        f"Validation row {mine[i]} has a loss of {loss}. Check the row and the model's dtype (fp16 "
                         "overflows where bf16 and fp32 do not)."
                     )
-            weighted = losses if weights is None else losses * losses.new_tensor([weights[i] for i in indices])
-            torn = True  # until it is whole: some modules have added their part, and others not
-            torch.autograd.grad(weighted.sum() * scale, sink)
-            torn = False
+            if weights is not None and indices:
+                losses = losses * losses.new_tensor([weights[mine[i]] for i in indices])
+            torn = torn or bool(indices)  # until it is whole: some modules have added their part, and others not
+            torch.autograd.grad(losses.sum() * scale, sink)
+            torn = torn and not indices
             self.probes.check_read()
             return found
 
@@ -157,13 +178,11 @@ class InfluenceEngine:
             while True:
                 done, total = 0, 0.0
                 try:
-                    for indices, losses in self.budget.run(rows, gradients):
+                    for indices, losses in self._run(own, gradients, progress):
                         total, done = total + float(losses.sum()), done + len(indices)
-                        if progress is not None:
-                            progress(len(indices))
                     break
                 # Memory ran out in the midst of a backward pass: from the start, in the smaller batches.
-                except _TornError:
+                except Again:
                     torn = False
                     for tensor in sums.values():
                         tensor.zero_()
@@ -172,9 +191,26 @@ class InfluenceEngine:
         tensors, seen = {}, set()
         for name, tensor in sums.items():
             # A weight that two modules share has one sum, which both take their shares of; files want two.
-            tensors[f"{name}.weight"] = tensor.clone() if id(tensor) in seen else tensor.div_(len(rows))
+            if id(tensor) in seen:
+                tensors[f"{name}.weight"] = tensor.clone()
+                continue
+            self.lockstep.sum(tensor)
+            tensors[f"{name}.weight"] = tensor.div_(len(rows))
             seen.add(id(tensor))
-        return Direction(tensors, len(rows), total / len(rows))
+        return Direction(tensors, len(rows), self.lockstep.total(total) / len(rows))
+
+    def gradient_of(self, loss: Callable[[], torch.Tensor], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Gradient with respect to φ, by name, of a loss that is made by calling the model on some tokens.
+
+        A module that it does not call has none.
+        """
+        sums = zeros_of(self.modules, self.dtype)
+        readers = {name: WeightGradient(as_linear(module, sums[name])) for name, module in self.modules.items()}
+        sink = torch.zeros((), dtype=self.dtype, device=self.device, requires_grad=True)
+        with scoring_mode(self.model), self.sharding.settled(), self.probes.reading(readers):
+            self.probes.start(Batch(input_ids, input_ids, [], packed=False), sink)
+            torch.autograd.grad(loss(), sink, allow_unused=True)
+        return {f"{name}.weight": tensor for name, tensor in sums.items()}
 
     def score(
         self,
@@ -211,12 +247,11 @@ class InfluenceEngine:
         """
         several = [direction] if isinstance(direction, Direction) else list(direction)
         by_token = not norms and not transforms and (len(several) == 1 or self.several_by_token)
-        if by_token:
-            shares = lambda module, part: self._shares(module, part, len(several))  # noqa: E731
-            prepared = [self._prepare(one, len(several), shares) for one in several]
-            readers = {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}
-        else:
-            readers = self._products(several, norm=norms, transforms=transforms)
+        readers = (
+            self.prepared.shares(several)
+            if by_token
+            else self.prepared.products(several, norm=norms, transforms=transforms)
+        )
         once = norms or bool(transforms)
         found, loss = self._read(rows, readers, len(several) + norms, by_token, progress, norms, once)
         influence = found[:, 0] if isinstance(direction, Direction) else found[:, : len(several)]
@@ -245,7 +280,7 @@ class InfluenceEngine:
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: projected gradients, of shape `(len(rows), projection.dim)`,
             influences, of shape `(len(rows), len(directions))`, and losses, of shape `(len(rows),)`; float64.
         """
-        readers = self._products(directions, projection)
+        readers = self.prepared.products(directions, projection)
         width = len(directions) + projection.dim
         found, loss = self._read(rows, readers, width, False, progress)
         return found[:, len(directions) :], found[:, : len(directions)], loss
@@ -263,10 +298,13 @@ class InfluenceEngine:
         """One backward pass a batch, in which every module is read: `width` numbers a token, or a row."""
         self._check(rows)
         found, loss = np.full((len(rows), width), np.nan), np.full(len(rows), np.nan)
+        mine = self.lockstep.share(rows)
+        own = [rows[i] for i in mine]
 
         def read(indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-            batch = self._batch([rows[i] for i in indices])
-            shape = (*batch.input_ids.shape, width) if by_token else (len(indices), width)
+            run = [own[i] for i in indices] or [IDLE_ROW]
+            batch = self._batch(run)
+            shape = (*batch.input_ids.shape, width) if by_token else (len(run), width)
             sink = torch.zeros(shape, dtype=self.dtype, device=self.device, requires_grad=True)
             self.probes.start(batch, sink)
             losses = self.row_loss(batch)
@@ -276,33 +314,41 @@ class InfluenceEngine:
             readings = readings.cpu().double()
             if by_token:
                 readings = torch.stack([row.sum(dim=0) for row in batch.rows(readings)])
-            readings, counts = readings.numpy(), np.array([rows[i].num_trained for i in indices])
+            readings, counts = readings.numpy(), np.array([row.num_trained for row in run])
             if norms:  # the last of them squared
                 readings[:, -1] /= counts
             return readings / counts[:, None], losses.detach().cpu().double().numpy() / counts
 
         with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
-            for indices, (readings, losses) in self.budget.run(rows, read):
-                found[indices], loss[indices] = readings, losses
-                if progress is not None:
-                    progress(len(indices))
-        return found, loss
+            for indices, (readings, losses) in self._run(own, read, progress):
+                places = [mine[i] for i in indices]
+                found[places], loss[places] = readings, losses
+        return self.lockstep.joined(mine, found), self.lockstep.joined(mine, loss)
 
     def losses(self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Loss of each row, by a forward pass alone: nats, float64, of shape `(len(rows),)`."""
         self._check(rows)
-        loss = np.full(len(rows), np.nan)
+        loss, mine = np.full(len(rows), np.nan), self.lockstep.share(rows)
+        own = [rows[i] for i in mine]
 
         def forward(indices: list[int]) -> np.ndarray:
-            batch = [rows[i] for i in indices]
-            return self._means(self._batch(batch), batch).cpu().double().numpy()
+            run = [own[i] for i in indices] or [IDLE_ROW]
+            return self._means(self._batch(run), run).cpu().double().numpy()
 
         with scoring_mode(self.model), self.packing.applied(), torch.no_grad():
-            for indices, found in self.budget.run(rows, forward):
-                loss[indices] = found
-                if progress is not None:
-                    progress(len(indices))
-        return loss
+            for indices, found in self._run(own, forward, progress):
+                loss[[mine[i] for i in indices]] = found
+        return self.lockstep.joined(mine, loss)
+
+    def _run(
+        self,
+        rows: Sequence[EncodedRow],
+        function: Callable[[list[int]], Result],
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[tuple[list[int], Result]]:
+        """Passes over this process's rows, in step with the others'."""
+        with closing(self.lockstep.run(rows, self.budget, function, progress=progress)) as passes:
+            yield from passes
 
     def _check(self, rows: Sequence[EncodedRow], name: str = "Row") -> None:
         for i, row in enumerate(rows):
@@ -317,50 +363,3 @@ class InfluenceEngine:
     def _means(self, batch: Batch, rows: Sequence[EncodedRow]) -> torch.Tensor:
         losses = self.row_loss(batch)
         return losses / losses.new_tensor([row.num_trained for row in rows])
-
-    def _zeros(self) -> dict[str, torch.Tensor]:
-        """A sum for each module's weight, on its device; one for modules that share it."""
-        weights = {id(module.weight): module.weight for module in self.modules.values()}
-        with fitting("The validation gradient", weights.values()):
-            sums = {
-                key: torch.zeros(weight.shape, dtype=self.dtype, device=weight.device)
-                for key, weight in weights.items()
-            }
-        return {name: sums[id(module.weight)] for name, module in self.modules.items()}
-
-    def _prepare(self, direction: Direction, kind: Any, make: Callable[[nn.Module, torch.Tensor], Any]) -> dict:
-        """What `make` makes of each module and its part of a direction, once."""
-        kept = self._prepared.setdefault(direction, {})
-        if kind not in kept:
-            with fitting("The direction", [module.weight for module in self.modules.values()]):
-                kept[kind] = {
-                    name: make(module, as_linear(module, direction.tensors[f"{name}.weight"]))
-                    for name, module in self.modules.items()
-                }
-        return kept[kind]
-
-    def _products(
-        self,
-        directions: Sequence[Direction],
-        projection: Projection | None = None,
-        norm: bool = False,
-        transforms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
-    ) -> dict[str, Reader]:
-        flat = lambda module, part: part.reshape(-1).to(module.weight.device)  # noqa: E731
-        prepared = [self._prepare(direction, "flat", flat) for direction in directions]
-        return {
-            name: RowProducts(
-                [of_one[name] for of_one in prepared],
-                projection and projection.of(name),
-                norm,
-                transforms and transforms[name],
-            )
-            for name in self.modules
-        }
-
-    def _shares(self, module: nn.Module, direction: torch.Tensor, beside: int) -> TokenShares:
-        return TokenShares(direction, beside).to(module.weight.device, computed_dtype(module.weight))
-
-
-class _TornError(Exception):
-    """A sum of gradients holds a part of a batch."""

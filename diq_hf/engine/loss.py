@@ -12,6 +12,7 @@ from ..rows.batching import Batch
 from ..rows.encoded import IGNORE_INDEX
 from .modes import evaluating
 from .modules import computed_dtype
+from .sharding import Sharding, device_of
 
 
 # Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a CPU's matrix product to run at full speed.
@@ -34,6 +35,8 @@ class RowLoss:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             A causal language model.
+        sharding ([`~diq_hf.engine.sharding.Sharding`]):
+            How its weights lie. They are whole while this is made.
         reweight (`Callable`, *optional*):
             Gives each token's weight, a constant, from its cross-entropy, for trainings that count tokens unequally.
 
@@ -42,8 +45,13 @@ class RowLoss:
             the model is not causal.
     """
 
-    def __init__(self, model: nn.Module, reweight: Callable[[torch.Tensor], torch.Tensor] | None = None):
-        self.reweight = reweight
+    def __init__(
+        self,
+        model: nn.Module,
+        sharding: Sharding,
+        reweight: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        self.sharding, self.reweight = sharding, reweight
         causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.backbone = causal_lm.base_model
         self.decoder = causal_lm.get_decoder()
@@ -78,8 +86,11 @@ class RowLoss:
         Returns:
             `torch.Tensor` of shape `(rows,)`: sums in nats, differentiable with respect to the hidden states.
         """
+        return self.sharding.inside(lambda: self._sums(batch))
+
+    def _sums(self, batch: Batch) -> torch.Tensor:
         hidden = self.backbone(**batch.model_inputs).last_hidden_state
-        device = self.head.weight.device
+        device = device_of(self.head)
         labels = batch.labels.to(device)
         trained = labels != IGNORE_INDEX
         trained[:, 0] = False  # nothing before it predicts it
@@ -101,16 +112,19 @@ class RowLoss:
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each hidden state, of shape `(tokens, hidden_size)`, for its target, in nats."""
-        # Under autocast every product would cast the whole head anew.
-        dtype = computed_dtype(self.head.weight)
-        weight, bias = (p if p is None else p.to(dtype) for p in (self.head.weight, getattr(self.head, "bias", None)))
-        return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, self.scale, self.softcap)
+        with self.sharding.whole(self.head):
+            # Under autocast every product would cast the whole head anew.
+            dtype = computed_dtype(self.head.weight)
+            weight, bias = (
+                p if p is None else p.to(dtype) for p in (self.head.weight, getattr(self.head, "bias", None))
+            )
+            return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, self.scale, self.softcap)
 
     @torch.no_grad()
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:
         """The factor on the logits that gives the model's own, seen on a few tokens; also looks that it is causal."""
-        embeddings = causal_lm.get_input_embeddings().weight
-        input_ids = torch.arange(1, 9, device=embeddings.device)[None] % len(embeddings)
+        embeddings = causal_lm.get_input_embeddings()
+        input_ids = torch.arange(1, 9, device=device_of(embeddings))[None] % len(embeddings.weight)
         with evaluating(causal_lm):
             expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]
@@ -124,14 +138,17 @@ class RowLoss:
                 f"{type(causal_lm).__name__} gives outputs that are not finite: {what}{more}. Load a checkpoint that "
                 "did not diverge, or another dtype (fp16 overflows where bf16 and fp32 do not)."
             )
-        name, epsilon = type(causal_lm).__name__, torch.finfo(computed_dtype(self.head.weight)).eps
+        with self.sharding.whole(self.head):
+            weight, bias = self.head.weight, getattr(self.head, "bias", None)
+            hidden = hidden.to(weight.device)
+            found = [_logits(hidden, weight, bias, factor, self.softcap).float() for factor in candidates]
+            epsilon = torch.finfo(computed_dtype(weight)).eps
+        name = type(causal_lm).__name__
         if not bool(((hidden[:4].cpu().double() - start).norm(dim=1) <= 4 * epsilon * start.norm(dim=1)).all()):
             raise ValueError(
                 f"{name} looks at later tokens: it is not causal, so padding would change its scores. Pass a causal "
                 "language model."
             )
-        hidden, bias = hidden.to(self.head.weight.device), getattr(self.head, "bias", None)
-        found = [_logits(hidden, self.head.weight, bias, factor, self.softcap).float() for factor in candidates]
         errors = [float((logits - expected.to(logits.device)).abs().max()) for logits in found]
         best = min(range(len(candidates)), key=errors.__getitem__)
         if not errors[best] <= 4 * epsilon * (1 + float(expected.abs().max())):

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 @contextmanager
@@ -33,9 +34,12 @@ def scoring_mode(model: nn.Module):
     """Eval mode, with no parameter differentiated: gradients are read as they pass. Everything is put back.
 
     Eval mode also turns gradient checkpointing off, which in training mode can return no gradients without a word.
+
+    Weights in shards keep their flags: those of the whole weights are made from them once, for the training that may
+    come as well. Nothing is asked for the gradients of either.
     """
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = {parameter.device for parameter, _ in flags if parameter.device.type == "cuda"}
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    flags = [(p, p.requires_grad) for p in model.parameters() if not isinstance(p, DTensor)]
     try:
         with torch.random.fork_rng(devices=devices), torch.enable_grad(), evaluating(model):
             for parameter, _ in flags:

@@ -1,13 +1,10 @@
-"""The linear modules whose weights are φ, and the models that cannot be scored."""
+"""The linear modules whose weights are φ, and the quantized ones that cannot be scored."""
 
 import re
 from collections.abc import Sequence
 
 import torch
-from peft import PeftModel
 from torch import nn
-from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -83,21 +80,6 @@ def computed_dtype(weight: torch.Tensor) -> torch.dtype:
     if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):  # autocast leaves float64 alone
         return weight.dtype
     return torch.get_autocast_dtype(kind)
-
-
-def check_whole(model: nn.Module) -> None:
-    """Refuses wrapped and sharded models, whose parameters are not where autograd looks for them."""
-    if not isinstance(model, PreTrainedModel | PeftModel):
-        raise TypeError(
-            f"A {type(model).__name__} cannot be scored: pass the transformers or PEFT model itself, which is "
-            "`accelerator.unwrap_model(model)` of a wrapped one."
-        )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") or parameter.is_meta:
-            raise ValueError(
-                f"`{name}` is sharded or offloaded (FSDP, DeepSpeed ZeRO-3, disk), and such a model cannot be scored. "
-                "Load it whole: scoring needs neither gradients of its weights nor optimizer state."
-            )
 
 
 def check_quantization(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..rows.encoded import EncodedRow, RowError
 from .modes import evaluating
+from .sharding import device_of
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ def last_position(backbone: nn.Module, decoder: nn.Module) -> int | None:
 
     Looking beyond the end of one is an error on a CPU, and on a GPU the end of the process: it cannot be tried out.
     """
-    embeddings = decoder.get_input_embeddings().weight
+    embeddings = decoder.get_input_embeddings()
     # The same token throughout, which is not padding, so that what counts up with the tokens is their position.
     token = 3 if getattr(decoder.config, "pad_token_id", None) != 3 else 4
     seen = []
     with evaluating(backbone):
         for length in (8, 12):
-            ids = torch.full((1, length), token % len(embeddings), device=embeddings.device)
+            ids = torch.full((1, length), token % len(embeddings.weight), device=device_of(embeddings))
             with _Lookups(length) as lookups:
                 backbone(input_ids=ids, use_cache=False)
             seen.append(lookups.found)

@@ -144,14 +144,16 @@ class WeightGradient:
     def __init__(self, total: torch.Tensor):
         self.total = total
         self.factor = 1.0
-        """What the gradient counts for."""
+        """What the gradient counts for; nothing is added where it is zero."""
 
     def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         return [inputs]
 
     def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
         inputs, outputs = (tensor.flatten(0, -2) for tensor in _summable(kept[0], grad_output))
-        if inputs.dtype == self.total.dtype:
+        if self.factor == 0:
+            pass
+        elif inputs.dtype == self.total.dtype:
             self.total.addmm_(outputs.T, inputs, alpha=self.factor)
         else:
             self.total.add_(outputs.T @ inputs, alpha=self.factor)

@@ -108,7 +108,7 @@ class TokenBudget:
         """
         waiting = longest_first(rows)
         while waiting:
-            batch = self._first(waiting, rows)
+            batch = self.first(waiting, rows)
             try:
                 result = function(batch)
             except Exception as error:
@@ -120,7 +120,7 @@ class TokenBudget:
                         f"Row {batch[0]} with its {longest} tokens does not fit into memory alone. Lower "
                         "`max_length`, or use a smaller dtype or a larger device."
                     ) from error
-                self.max_tokens = max(longest, self._size(batch, rows) // 2)
+                self.max_tokens = max(longest, self.size(batch, rows) // 2)
             else:
                 waiting = waiting[len(batch) :]
                 yield batch, result
@@ -130,7 +130,8 @@ class TokenBudget:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _first(self, waiting: list[int], rows: Sequence[EncodedRow]) -> list[int]:
+    def first(self, waiting: list[int], rows: Sequence[EncodedRow]) -> list[int]:
+        """The batch that comes next of row positions by falling length."""
         size = tokens = 0
         for i in waiting:
             tokens += len(rows[i] if self.packed else rows[waiting[0]])
@@ -139,5 +140,6 @@ class TokenBudget:
             size += 1
         return waiting[:size]
 
-    def _size(self, batch: list[int], rows: Sequence[EncodedRow]) -> int:
+    def size(self, batch: list[int], rows: Sequence[EncodedRow]) -> int:
+        """Tokens of a batch, padding counted."""
         return sum(len(rows[i]) for i in batch) if self.packed else len(batch) * len(rows[batch[0]])

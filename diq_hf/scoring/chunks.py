@@ -2,6 +2,8 @@
 
 A chunk's scores depend on its rows, the model and the validation gradient alone. So chunks that are on disk are not
 computed again, whichever process of how many made them, and the columns are bit for bit those of one process.
+
+Processes that hold shards of one model work on each chunk together: all take every chunk, and one of them keeps it.
 """
 
 import os
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import config
 from datasets.utils import tqdm
 from transformers.utils import logging
@@ -37,6 +40,7 @@ def score_in_chunks(
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     state = launched_state(scorer.engine.device) if state is None else state
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
+    shared = scorer.engine.lockstep.size > 1
     wait = (lambda: None) if state is None else state.wait_for_everyone
     fingerprint = scorer.fingerprint
     root = _root(cache_dir)
@@ -46,17 +50,23 @@ def score_in_chunks(
     chunks = {folder / _name(rows): rows for rows in _ranges(dataset, chunk_size)}
     difficulty_recipe = _difficulty_recipe(scorer, dataset, chunk_size)
     # Decided by position alone, so that no two processes ever take the same chunk.
-    missing = [path for path in list(chunks)[rank::world] if _read(path, recipe, chunks[path]) is None]
+    own = list(chunks) if shared else list(chunks)[rank::world]
+    missing = [path for path in own if _read(path, recipe, chunks[path]) is None]
+    if shared:  # as the first of them sees the disk
+        missing = broadcast_object_list([missing])[0]
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
     _share_directions(scorer, root, rank, wait)
-    with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=rank > 0 or not missing) as bar:
+    hidden = rank > 0 or not missing
+    with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=hidden) as bar, scorer.engine.together():
         for path in missing:
             rows = chunks[path]
             examples = dataset[rows.start : rows.stop]
             difficulties = None
             if difficulty_recipe is not None:
-                difficulties = _difficulties(scorer, root, difficulty_recipe, rows, examples)
-            _write(path, scorer.score_batch(examples, rows, difficulties, null, halves=True), recipe, rows)
+                difficulties = _difficulties(scorer, root, difficulty_recipe, rows, examples, rank == 0 or not shared)
+            columns = scorer.score_batch(examples, rows, difficulties, null, halves=True)
+            if rank == 0 or not shared:
+                _write(path, columns, recipe, rows)
             bar.update()
     if scorer.fingerprint != fingerprint:
         for path in missing:
@@ -111,13 +121,16 @@ def _difficulty_recipe(scorer: Any, dataset: Any, chunk_size: int) -> str | None
     return None if recipe is None else digest([recipe, dataset._fingerprint, chunk_size])
 
 
-def _difficulties(scorer: Any, root: Path, recipe: str, rows: range, examples: dict) -> dict[str, np.ndarray]:
-    """A chunk's difficulties by a reusable source: found, or computed and kept."""
+def _difficulties(
+    scorer: Any, root: Path, recipe: str, rows: range, examples: dict, keep: bool = True
+) -> dict[str, np.ndarray]:
+    """A chunk's difficulties by a reusable source: found, or computed and, by one process of those that do, kept."""
     path = root / f"difficulty-{recipe}" / _name(rows)
     found = _read(path, recipe, rows)
     if found is None:
         found = scorer.difficulties(examples)
-        _write(path, found, recipe, rows)
+        if keep:
+            _write(path, found, recipe, rows)
     return found
 
 
@@ -154,8 +167,13 @@ def _share_null(scorer: Any, dataset: Any, root: Path, rank: int, wait: Callable
         size = null_size(len(dataset))
         recipe = null_recipe(scorer, dataset._fingerprint, size)
         path = root / f"mismatch-{recipe}.safetensors"
-        if rank == 0 and not _holds_null(path, recipe):
-            calibrate(scorer, dataset, size, 0).save(path, recipe)
+        missing = rank == 0 and not _holds_null(path, recipe)
+        if scorer.engine.lockstep.size > 1:
+            missing = broadcast_object_list([missing])[0]
+        if missing:
+            null = calibrate(scorer, dataset, size, 0)
+            if rank == 0:
+                null.save(path, recipe)
         wait()
         null = MismatchNull.load(path, recipe)
     scorer.used_null = null
@@ -180,9 +198,15 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
     """
     recipes = [name for recipe in scorer.direction_recipes() for name in (recipe, half_recipe(recipe))]
     paths = {recipe: root / f"direction-{recipe}.safetensors" for recipe in recipes}
-    if rank == 0:
-        missing = [recipe for recipe, path in paths.items() if not _use_direction(scorer, recipe, path)]
+    missing = [recipe for recipe, path in paths.items() if rank == 0 and not _use_direction(scorer, recipe, path)]
+    shared = scorer.engine.lockstep.size > 1
+    if shared:
+        missing = broadcast_object_list([missing])[0]
+        for recipe in (recipe for recipe in recipes if rank > 0 and recipe not in missing):
+            scorer.use_direction(recipe, Direction.load(paths[recipe], recipe))
+    if rank == 0 or shared:
         scorer.half_difference()
+    if rank == 0:
         for recipe in missing:
             scorer.direction(recipe).save(paths[recipe], recipe)
     wait()

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ..digest import tensors_digest
 from ..engine.influence import Direction, InfluenceEngine
+from ..engine.sharding import device_of
 
 
 logger = logging.get_logger(__name__)
@@ -68,9 +69,9 @@ def find_direction(
         about, faults = broadcast_object_list(told)
         if about is not None:
             tensors = {
-                f"{part}.weight": torch.empty_like(module.weight, dtype=engine.dtype)
+                f"{part}.weight": torch.empty(module.weight.shape, dtype=engine.dtype, device=device_of(module))
                 if found is None
-                else found.tensors[f"{part}.weight"].to(module.weight.device)
+                else found.tensors[f"{part}.weight"].to(device_of(module))
                 for part, module in engine.modules.items()
             }
             found = Direction(broadcast(tensors), *about)

@@ -148,17 +148,13 @@ class LanguageModeling:
     def _difference(self, batch: Mapping, item: EncodedRow) -> float:
         """How far the gradient of the trainer's own loss is from the one that is scored, relative to it."""
         expected = self.gradient([item]).tensors
-        weights = [module.weight for module in self.engine.modules.values()]
         inputs = send_to_device(dict(batch), self.engine.device)
-        with scoring_mode(self.engine.model):
-            for weight in weights:  # until the mode's end, which puts it back
-                weight.requires_grad_(True)
-            loss = self.trainer.compute_loss(self.engine.model, inputs)
-            parts = torch.autograd.grad(loss, weights, allow_unused=True)
+        own = self.engine.gradient_of(
+            lambda: self.trainer.compute_loss(self.engine.model, inputs), inputs["input_ids"]
+        )
         off, norm = 0.0, 0.0
-        for name, part in zip(self.engine.modules, parts, strict=True):
-            gradient = expected[f"{name}.weight"]
-            off += float((gradient if part is None else part.to(gradient) - gradient).square().sum())
+        for name, gradient in expected.items():
+            off += float((own[name] - gradient).square().sum())
             norm += float(gradient.square().sum())
         return (off / norm) ** 0.5 if norm else float(off > 0)
 

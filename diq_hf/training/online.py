@@ -20,6 +20,7 @@ from torch import nn
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.modules import as_linear
 from ..engine.probes import TokenShares
+from ..engine.sharding import device_of
 from ..rows.batching import Batch
 from ..rows.encoded import IGNORE_INDEX
 
@@ -36,8 +37,7 @@ class _Passing:
     rows: list[int]
     shares: torch.Tensor
     read: set[str] = field(default_factory=set)
-    hidden: torch.Tensor | None = None
-    targets: torch.Tensor | None = None
+    expected: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
 
 
@@ -167,23 +167,30 @@ class OnlineInfluence:
         places = (labels[:, 1:] != IGNORE_INDEX).nonzero()
         places = places[:: max(1, len(places) // SAMPLED_TOKENS)]
         places = places[:, 0], places[:, 1]
-        passing.hidden = hidden.detach()[places]
-        passing.targets = labels[:, 1:][places]
+        passing.expected = self._slopes(hidden.detach()[places], labels[:, 1:][places])
 
         def see(gradient: torch.Tensor) -> None:
             passing.slopes = gradient[places]
 
         hidden.register_hook(see)
 
+    def _slopes(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Gradients of the tokens' own cross-entropies: here, in the forward pass, the head's weights are whole."""
+        row_loss = self.engine.row_loss
+        device = device_of(row_loss.head)
+        # In the weights' own type, whatever the training computes in.
+        with (
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            self.engine.sharding.whole(row_loss.head),
+        ):
+            hidden = hidden.to(device, row_loss.head.weight.dtype).requires_grad_()
+            losses = row_loss.weighted(row_loss.token_losses(hidden, targets.to(device)))
+            return torch.autograd.grad(losses.sum(), hidden)[0]
+
     def _factor(self, passing: _Passing) -> float:
         """What the trainer multiplies a token's cross-entropy by."""
-        weight = self.engine.row_loss.head.weight
-        hidden = passing.hidden.to(weight.device, weight.dtype).requires_grad_()
-        with torch.enable_grad():
-            row_loss = self.engine.row_loss
-            losses = row_loss.weighted(row_loss.token_losses(hidden, passing.targets.to(weight.device)))
-            (plain,) = torch.autograd.grad(losses.sum(), hidden)
-        plain, found = (part.cpu().double().flatten() for part in (plain, passing.slopes))
+        plain, found = (part.cpu().double().flatten() for part in (passing.expected, passing.slopes))
         product = torch.dot(plain, found)
         if not product.isfinite():  # a training that diverges is not ended here
             return float("nan")

@@ -64,6 +64,7 @@ class TrainerScorer:
         self.trainer, self.accelerator = trainer, trainer.accelerator
         with self.accelerator.autocast():  # the precision that it will compute in
             self.engine = InfluenceEngine(model, target_modules)
+            self.shared = self.engine.lockstep.size > 1  # the processes hold one model in shards
             self.objective: Objective = objective_of(trainer, self.engine)
         loader = trainer.callback_handler.train_dataloader
         self.dataset, self.collate = loader.dataset, loader.collate_fn
@@ -101,7 +102,7 @@ class TrainerScorer:
 
         for places in self._chunks(count):
             loss += sum(self._together(add, places))
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self.shared:
             for name, module in self.engine.modules.items():
                 part = tensors.get(f"{name}.weight")
                 if part is None:  # this process had no row
@@ -201,17 +202,25 @@ class TrainerScorer:
             raise RowError(f"The evaluation set: {error}") from error
 
     def _chunks(self, count: int) -> Iterator[range]:
-        """This process's share of so many positions, chunk by chunk: as many chunks as every other has."""
+        """This process's share of so many positions, chunk by chunk: as many chunks as every other has. Processes that
+        hold shards of one model take all of them, and the engine shares each out."""
         processes = self.accelerator.num_processes
+        if self.shared:
+            for start in range(0, count, CHUNK * processes):
+                yield range(start, min(start + CHUNK * processes, count))
+            return
         share = range(self.accelerator.process_index, count, processes)
         for start in range(0, -(-count // processes), CHUNK):
             yield share[start : start + CHUNK]
 
     def _together(self, function: Callable[[Sequence[int]], Result], places: Sequence[int]) -> list[Result]:
-        """What a function gives in the trainer's precision, on every process.
+        """What a function gives in the trainer's precision, on every process; once where they work on it together.
 
         An error of one is raised by all, so that none waits for it.
         """
+        if self.shared:
+            with self.engine.together(), self.accelerator.autocast():
+                return [function(places)]
         result, error = None, None
         try:
             with self.accelerator.autocast():

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOTrainer
 
-from ..engine.modules import check_whole
+from ..engine.sharding import check_placement
 from .plan import planned_by_budget
 from .sampler import SelectionSampler
 from .settings import Settings
@@ -148,14 +148,17 @@ def _check_rows(trainer: Trainer, settings: Settings) -> None:
 
 
 def _check_processes(trainer: Trainer, settings: Settings) -> None:
-    if trainer.is_fsdp_enabled:
+    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version == 1:
         raise ValueError(
-            "Rows cannot be scored with a model sharded by FSDP. Use DDP (`torchrun` without `fsdp`), where every "
-            "process holds the whole model; LoRA needs little more memory than the model."
+            "Rows cannot be scored with a model sharded by FSDP's first version, which flattens its weights. Use the "
+            "second: `fsdp_version: 2` in accelerate's configuration, or `fsdp_config={'version': 2}`."
         )
     if trainer.is_deepspeed_enabled:
         if trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise ValueError("Rows cannot be scored with a model sharded by ZeRO-3. Use DDP, or ZeRO stage 1 or 2.")
+            raise ValueError(
+                "Rows cannot be scored with a model sharded by ZeRO-3. Use FSDP2, which shards as it does "
+                "(`fsdp_version: 2` in accelerate's configuration), or ZeRO stage 1 or 2."
+            )
         if planned_by_budget(trainer, settings):
             raise ValueError(
                 "DeepSpeed makes the learning rate's schedule before DIQCallback plans the steps. Set `max_steps`, "
@@ -166,15 +169,16 @@ def _check_processes(trainer: Trainer, settings: Settings) -> None:
     if split := [name for name in ("tp", "cp", "sp") if getattr(parallel, f"{name}_size", 1) > 1]:
         raise ValueError(
             f"Rows cannot be scored where processes share a row or a layer (`{split[0]}_size` of ParallelismConfig). "
-            "Use DDP, where every process holds the whole model."
+            "Use FSDP2 or DDP, where every process runs its own rows."
         )
     if accelerator.split_batches and accelerator.num_processes > 1:
         raise ValueError(
             "With `split_batches=True` processes share a batch, and steps are not as long as Trainer counts them. Set "
             "it to False in `accelerator_config`."
         )
-    if settings.needed or settings.online:
-        check_whole(trainer.model)
+    # One that will be sharded when training begins, and may hold nothing before, is looked at there.
+    if (settings.needed or settings.online) and not trainer.is_fsdp_enabled:
+        check_placement(trainer.model)
 
 
 def install(sampler: SelectionSampler, trainer: Trainer) -> None:

@@ -55,7 +55,7 @@ def test_directions_are_made_ready_once(rows, monkeypatch):
     engine.score(rows, engine.validation_gradient(rows[3:4]))
     assert len(scaled) == 3 * len(engine.modules)
     del directions
-    assert not len(engine._prepared)  # nor is one kept that nobody has any more
+    assert not len(engine.prepared._kept)  # nor is one kept that nobody has any more
 
 
 def test_several_directions_need_no_product_a_row(rows):

@@ -79,14 +79,17 @@ def test_arguments(settings, message):
         DIQCallback(**settings)
 
 
-@pytest.mark.parametrize(("sharded", "name"), [("is_fsdp_enabled", "FSDP"), ("is_deepspeed_enabled", "ZeRO-3")])
-def test_sharded_models_are_refused(sharded, name, train_rows, eval_rows, tmp_path):
+@pytest.mark.parametrize(
+    ("sharded", "message"),
+    [("is_fsdp_enabled", "first version.*`fsdp_version: 2`"), ("is_deepspeed_enabled", "ZeRO-3.*FSDP2")],
+)
+def test_sharded_models_are_refused(sharded, message, train_rows, eval_rows, tmp_path):
     """Told by what the trainer says of itself: a CPU has no such trainer."""
     trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, None)
     setattr(trainer, sharded, True)
-    plugins = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
-    trainer.accelerator = SimpleNamespace(state=plugins)
-    with pytest.raises(ValueError, match=f"{name}.*DDP"):
+    plugins = {"deepspeed_plugin": SimpleNamespace(zero_stage=3), "fsdp_plugin": SimpleNamespace(fsdp_version=1)}
+    trainer.accelerator = SimpleNamespace(state=SimpleNamespace(**plugins))
+    with pytest.raises(ValueError, match=message):
         DIQCallback().bind(trainer)
 
 
@@ -140,7 +143,7 @@ def test_sharded_by_transformers(train_rows, eval_rows, tmp_path):
     """Noticed when the trainer is made: parameters that are not whole, processes that share a row."""
     model = make_model()
     model.lm_head.weight.ds_id = 1  # as ZeRO marks a parameter that is a shard
-    with pytest.raises(ValueError, match=r"`lm_head\.weight` is sharded"):
+    with pytest.raises(ValueError, match=r"`lm_head\.weight` is sharded by DeepSpeed ZeRO-3"):
         make_trainer("sft", train_rows, eval_rows, tmp_path, DIQCallback(), model)
     trainer = make_trainer("sft", train_rows, eval_rows, tmp_path, None)
     shared = {"state": None, "split_batches": False, "num_processes": 2}

@@ -1,0 +1,59 @@
+"""What one process runs into while it shares a model with another: neither waits for the other for ever."""
+
+import json
+
+import pytest
+from oracle import relative_error
+from processes import launched
+
+
+PLACES = ["first", "last", "embeddings", "norm"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    result = launched("fsdp_faults.py", folder)
+    assert result.returncode == 0, result.stderr[-6000:]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("place", PLACES)
+def test_fsdp_memory_that_runs_out_on_one(place, way, found):
+    """Wherever in a pass: that process tries again in smaller batches, and so does the other from then on."""
+    if (place, way) == ("embeddings", "backward"):  # nothing is asked of them
+        return
+    for rank in found:
+        assert rank[f"{place} {way} memory"] == rank["expected"]
+        assert rank[f"{place} {way} memory budget"] < 80
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("place", PLACES)
+def test_fsdp_error_of_one_ends_both(place, way, found):
+    if (place, way) == ("embeddings", "backward"):
+        return
+    name = f"{place} {way}"
+    assert found[1][f"{name} error"] == f"KeyError: 'lost in {name}'"
+    assert found[0][f"{name} error"].endswith(f"none goes on. KeyError: 'lost in {name}'")
+
+
+def test_fsdp_error_between_passes(found):
+    assert found[1]["before"] == "OSError: no such shard of rows"
+    assert found[0]["before"].endswith("OSError: no such shard of rows")
+
+
+def test_fsdp_gradient_begins_anew(found):
+    for rank in found:
+        assert rank["gradient"] < 1e-6 * rank["largest"]
+
+
+def test_fsdp_fewer_rows_than_processes(found):
+    for rank in found:
+        assert relative_error(rank["one"][0], rank["expected"][0]) < 1e-6 and rank["none"] == []
+
+
+def test_fsdp_goes_on_after_faults(found):
+    for rank in found:
+        assert rank["again"] == rank["expected"] and rank["whole"] == [] and rank["weights"] == rank["alone"]
