@@ -9,8 +9,8 @@ from torch import nn
 from ..engine.attention import Packing
 from ..engine.loss import RowLoss
 from ..engine.modes import evaluating
-from ..engine.modules import check_whole
 from ..engine.positions import row_limit
+from ..engine.sharding import Sharding, check_placement, device_of
 from ..rows.batching import Batch, TokenBudget
 from ..rows.encoded import EncodedRow, RowError
 
@@ -30,14 +30,14 @@ class Forward:
     """
 
     def __init__(self, model: nn.Module, max_tokens_per_batch: int | None = None):
-        check_whole(model)
+        check_placement(model)
         self.model = model
         with evaluating(model):
-            self.row_loss = RowLoss(model)
+            self.row_loss = RowLoss(model, Sharding(model))
             self.backbone = self.row_loss.backbone
             self.row_limit = row_limit(self.backbone, self.row_loss.decoder, model.config.get_text_config())
             self.packing = Packing(self.backbone, self.row_loss.decoder)
-        self.device = model.get_input_embeddings().weight.device
+        self.device = device_of(model.get_input_embeddings())
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
