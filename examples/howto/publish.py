@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         subset, recipe = load_subset(options.repo_id, name)
         print(f"{name}: {len(subset)} of {len(scored)} rows, made by {recipe.model.name}")
-    for name, (problems, proven, _) in verify_subset(options.repo_id).items():
-        print(f"{name}: {'; '.join(problems) or ('proven' if proven else 'as published')}")
+    for name, found in verify_subset(options.repo_id).items():
+        print(f"{name}: {'; '.join(found.problems) or ('proven' if found.proven else 'as published')}")
 
 
 if __name__ == "__main__":

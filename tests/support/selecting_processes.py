@@ -6,7 +6,6 @@ from pathlib import Path
 from conftest import SENTENCES, chat, make_model
 from datasets import Dataset
 from killed_runs import TOKENIZER, VALIDATION, join, log, main
-from sklearn import ensemble, linear_model, model_selection  # noqa: F401 (once, before the processes fork)
 
 from diq_hf import DIQScorer
 
