@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -254,6 +255,11 @@ class _Work:
 def _check(
     strategies: Sequence[Strategy], ratios: Sequence[float], seeds: Sequence[int], budget: str, on_leak: str
 ) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "A run of a comparison is one process's. Start the same command several times without a launcher, each with "
+            "a device of its own (`CUDA_VISIBLE_DEVICES`): they share the runs."
+        )
     wanted = ["scipy", "matplotlib", *(["bm25s"] if any(one.column == "bm25" for one in strategies) else [])]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         raise ImportError(f"A comparison needs {', '.join(missing)}: `pip install 'diq-hf[compare]'`.")

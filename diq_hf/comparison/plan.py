@@ -137,8 +137,8 @@ def make_plan(
                 if len(rows) * training.num_epochs < steps * accumulated:
                     raise ValueError(
                         f"Strategy {strategy.text!r} takes {len(rows)} rows at {ratio:.3g}, fewer than the "
-                        f"{steps * accumulated} batches of {steps} steps. Lower `per_device_train_batch_size` makes "
-                        "more of them; raise it, or `ratio`."
+                        f"{steps * accumulated} batches of {steps} steps. Raise `per_device_train_batch_size` (fewer "
+                        "and larger batches), or `ratio`."
                     )
                 if seed == seeds[0]:
                     chosen = () if strategy.name == ONLINE else tuple(map(int, rows))

@@ -149,6 +149,13 @@ def test_what_would_be_unfair_is_refused(tmp_path, changes, message):
     assert not list((tmp_path / "out").glob("runs/*.json"))
 
 
+def test_a_launcher_is_refused(tmp_path, monkeypatch):
+    arguments = make_arguments(str(tmp_path / "model"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="several times without a launcher"):
+        compare(**arguments, output=tmp_path / "out")
+
+
 def test_equal_choices_are_one_run(tmp_path):
     arguments = make_arguments(str(tmp_path / "model"))
     pool = arguments["pool"].add_column("own", list(range(80)))
