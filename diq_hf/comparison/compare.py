@@ -257,7 +257,7 @@ def _check(
 ) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
-            "A run of a comparison is one process's. Start the same command several times without a launcher, each with "
+            "One process does a run. Start the same command several times without a launcher, each with "
             "a device of its own (`CUDA_VISIBLE_DEVICES`): they share the runs."
         )
     wanted = ["scipy", "matplotlib", *(["bm25s"] if any(one.column == "bm25" for one in strategies) else [])]
