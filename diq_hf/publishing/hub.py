@@ -120,7 +120,7 @@ def push_subset(
     refuse_private(recipe.to_json(), token if isinstance(token, str) else None)
     api = _api(token)
     repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-    metadata = _metadata(recipe, len(subset), source_datasets, license, language, token)
+    metadata = _metadata(repo_id, recipe, len(subset), source_datasets, license, language, token)
     with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
         publication = Publication(Path(folder), config_name, subset, pool, scores, recipe)
         try:
@@ -291,6 +291,7 @@ def _config_name(selection: SelectionFacts) -> str:
 
 
 def _metadata(
+    repo_id: str,
     recipe: Recipe,
     num_rows: int,
     sources: str | list[str] | None,
@@ -314,6 +315,9 @@ def _metadata(
             "cards name one."
         )
     return {
+        "pretty_name": f"{repo_id.split('/')[-1]}: rows picked by difficulty and influence",
+        "annotations_creators": ["machine-generated"],
+        "task_categories": ["text-generation"],
         "language": [language] if isinstance(language, str) else language,
         "license": license,
         "size_categories": [size_category(num_rows)],

@@ -25,6 +25,7 @@ FIGURES = {
     "histograms.png": "The scores' distributions",
 }
 AUDITED = "**Scored were only**"
+HOW_MANY = "- How many:"
 DIFFICULTY_LIMITS = {
     "IFDDifficulty": "The difficulty is IFD, the loss of the answer with its prompt over its loss without, under the "
     "model itself: a wrong answer looks difficult to it.",
@@ -68,6 +69,9 @@ def render_card(
         threshold_rows=threshold_rows,
         digest_row=digest_row,
         audit_line=_audit_line(recipe),
+        how_many=how_many(selection),
+        of=_named(recipe.pool) if recipe.pool else None,
+        model=_named(recipe.model) if recipe.model else None,
         made_by=_made_by(recipe),
         figures={path: caption for path, caption in FIGURES.items() if path in figures},
         difficulty_limit=_difficulty_limit(recipe.difficulty),
@@ -101,6 +105,14 @@ def number_rows(recipe: Recipe) -> tuple[list[str], list[str], str]:
     return quadrants, thresholds, f"| digest of the recipe | `{recipe.digest}` |"
 
 
+def how_many(selection: SelectionFacts) -> str:
+    """The line of the card's first lines that holds numbers."""
+    rows, pool = selection.subset.rows, selection.pool
+    if selection.strategy is None or pool is None:
+        return f"{HOW_MANY} {rows:,} rows"
+    return f"{HOW_MANY} {rows:,} of {pool.rows:,} rows ({rows / pool.rows:.2g} of the pool)"
+
+
 def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     """Lines of a card's tables that a recipe contradicts, one sentence each."""
     section = _section(readme, config)
@@ -116,8 +128,14 @@ def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
         begins = AUDITED if expected == audit else begins
         said = [line for line in lines if line.startswith(begins)]
         if said != [expected]:
-            found.append(f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}")
-    return found
+            found.append(_otherwise(said, expected))
+    # Cards of the first versions had no such line.
+    said, expected = [line for line in lines if line.startswith(HOW_MANY)], how_many(recipe.selection)
+    return found if said in ([], [expected]) else [*found, _otherwise(said, expected)]
+
+
+def _otherwise(said: Sequence[str], expected: str) -> str:
+    return f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}"
 
 
 def merge_card(readme: str | None, card: DatasetCard, config: str) -> str:

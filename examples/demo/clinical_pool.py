@@ -9,9 +9,11 @@
 * 12 ``corrupted``: the prompt of such a row under a spoiled answer (another row's answer, shuffled words, a wrong
   final answer, or a text that breaks off and starts again; three of each).
 
+``clinical_pool(small=True)`` gives 64 shorter ones: 32, 8, 8, 8 and 8 of these kinds, of at most four steps.
+
 ``clinical_validation()`` gives 24 clean rows, 8 of them from templates held out of the pool and 16 from templates of
 the pool with other parameters: the two sets draw from the even and the odd places of every number range, so
-they share no vignette whatever the seeds.
+they share no vignette whatever the seeds. Its small form has 12 rows.
 
 The other columns are for the reader and never for the scorer: ``steps`` is the number of reasoning steps written in
 the answer (1 to 6), ``knowledge`` is ``common`` or ``rare``, ``source_id`` names the row a copy was made from (else
@@ -75,6 +77,15 @@ TEMPLATES = {
     "encephalitis": (1, 3, 5),
     "neoplasia": (4, 5, 6),
 }
+SMALL_TEMPLATES = {
+    **dict.fromkeys(("anion_gap", "osmolar_gap", "gas_exchange", "burn", "probability"), (3,)),
+    **dict.fromkeys(("renal_dose", "child_fluid"), (2,)),
+    **dict.fromkeys(("calcium", "long_qt"), (2, 3)),
+    **dict.fromkeys(("sodium", "iron", "thyroid", "hepatitis", "whipple"), (1, 2)),
+    **dict.fromkeys(("shock", "wilson", "urea cycle", "encephalitis"), (1, 3)),
+    "porphyria": (1, 4),
+    "neoplasia": (4,),
+}
 VALIDATION = {
     "water_deficit": (4, 5),  # held out of the pool, like the next three
     "purpura": (3, 4),
@@ -94,6 +105,11 @@ VALIDATION = {
     "urea cycle": (4,),
     "encephalitis": (3,),
     "neoplasia": (4,),
+}
+SMALL_VALIDATION = {
+    **dict.fromkeys(("water_deficit", "purpura", "adrenal"), (3,)),
+    **dict.fromkeys(("anion_gap", "renal_dose", "calcium", "long_qt", "porphyria", "wilson", "urea cycle"), (2,)),
+    **dict.fromkeys(("angioedema", "encephalitis"), (3,)),
 }
 SYNONYMS = (
     ("What is the diagnosis?", "Which disease is this?", "What is the most likely diagnosis?", "Name the diagnosis."),
@@ -193,19 +209,19 @@ def spoil(rng: random.Random, how: int, text: str, other: str) -> str:
     return f"{part} {part}"
 
 
-def clinical_pool(seed: int = 0) -> list[dict]:
+def clinical_pool(seed: int = 0, small: bool = False) -> list[dict]:
+    templates, spoiled = (SMALL_TEMPLATES, 8) if small else (TEMPLATES, 12)
     rng = random.Random(seed)
     draw = Draw(rng, half=0)
-    rows = generated_rows(draw, TEMPLATES)
-    rows += [case_row(draw, "handwritten", case, len(case.steps)) for case in CASES if case.template == "hand"]
+    rows = generated_rows(draw, templates)
+    by_hand, facts = ([case for case in CASES if case.template == kind] for kind in ("hand", "trivial"))
+    if small:
+        by_hand, facts = sorted(by_hand, key=lambda case: len(case.steps))[:8], facts[:8]
+    rows += [case_row(draw, "handwritten", case, len(case.steps)) for case in by_hand]
     chosen = rng.sample(range(len(rows)), len(rows))
-    copied, reasoned = chosen[:12], [i for i in chosen[12:] if rows[i]["steps"] > 1][:12]
+    copied, reasoned = chosen[:spoiled], [i for i in chosen[spoiled:] if rows[i]["steps"] > 1][:spoiled]
     real = rows[:]
-    rows += [
-        make_row("trivial", case.question, case.answer, 1, case.knowledge, case.topic)
-        for case in CASES
-        if case.template == "trivial"
-    ]
+    rows += [make_row("trivial", case.question, case.answer, 1, case.knowledge, case.topic) for case in facts]
     sources = [*range(len(rows)), *copied, *reasoned]
     rows += [real[i] | {"kind": "duplicate"} for i in copied]
     for n, i in enumerate(reasoned):
@@ -218,9 +234,9 @@ def clinical_pool(seed: int = 0) -> list[dict]:
     return [rows[old] | {"id": ids[old], "source_id": ids[sources[old]]} for old in order]
 
 
-def clinical_validation(seed: int = 1) -> list[dict]:
+def clinical_validation(seed: int = 1, small: bool = False) -> list[dict]:
     rng = random.Random(seed)
-    rows = generated_rows(Draw(rng, half=1), VALIDATION)
+    rows = generated_rows(Draw(rng, half=1), SMALL_VALIDATION if small else VALIDATION)
     rng.shuffle(rows)
     for i, row in enumerate(rows):
         row["id"] = f"v{i:03d}"

@@ -7,8 +7,14 @@ at the end uses them to say what the rule picked.
 """
 
 import argparse
+import os
+import sys
 import time
 from pathlib import Path
+
+
+if not sys.stderr.isatty():  # bars would fill a log; every tqdm looks here when it is imported
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
 from clinical_pool import clinical_pool, clinical_validation
@@ -19,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from diq_hf import DIQScorer, QuadrantRule, select_subset
+from diq_hf import DIQScorer, QuadrantRule, select_subset, write_report
 from diq_hf.reporting.figures import NAMES, plot_quadrants
 from diq_hf.selection.quadrants import QUADRANTS, REASONS
 
@@ -92,7 +98,7 @@ def verdict(scored: Dataset, subset: Dataset) -> str:
         return less if chosen[name] < pool[name] else more if chosen[name] > pool[name] else equal
 
     shares = (
-        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({chosen[kind]:.0f} % against {pool[kind]:.0f} %)"
+        f"{compare(kind, 'fewer', 'as many', 'more')} {noun} ({chosen[kind]:.1f} % against {pool[kind]:.1f} %)"
         for kind, noun in (
             ("duplicate", "duplicates"),
             ("corrupted", "corrupted answers"),
@@ -109,14 +115,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="Hub id or folder; by default SmolLM2-135M-Instruct from PyPI")
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--ratio", type=float, default=0.1, help="share of the pool to select")
+    parser.add_argument("--ratio", type=float, default=0.125, help="share of the pool to select")
+    parser.add_argument("--all", action="store_true", help="take the whole pool of 120 rows, for about twice the time")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
     console = Console()
 
     model = options.model or str(fetch(DEFAULT_FOLDER))
-    pool, validation = Dataset.from_list(clinical_pool()), Dataset.from_list(clinical_validation())
-    console.print(f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}", highlight=False)
+    small = not options.all
+    pool, validation = (
+        Dataset.from_list(clinical_pool(small=small)),
+        Dataset.from_list(clinical_validation(small=small)),
+    )
+    console.print(
+        f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}. Scoring them takes about a "
+        "minute, or two on old cores …",
+        highlight=False,
+    )
 
     diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"))
     start = time.perf_counter()
@@ -153,7 +168,13 @@ def main(arguments: list[str] | None = None) -> None:
     picture = options.output / "quadrants.png"
     plot_quadrants(scored, rule, picture, title="Clinical pool", selected=np.flatnonzero(reasons == 0))
     subset.save_to_disk(options.output / "subset")
-    console.print(f"Figure: {picture}\nSubset: {options.output / 'subset'} (load_from_disk)", highlight=False)
+    page = write_report(scored, options.output / "report.html", rule=rule, title="Clinical pool")
+    console.print(
+        f"Report: {page.resolve().as_uri()} (open it in a browser)\nFigure: {picture}\nSubset: "
+        f"{options.output / 'subset'} (load_from_disk)",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

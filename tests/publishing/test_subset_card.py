@@ -24,6 +24,9 @@ def example_card() -> str:
         for name, stem in files.items()
     ]
     metadata = DatasetCardData(
+        pretty_name="clinical-diq: rows picked by difficulty and influence",
+        annotations_creators=["machine-generated"],
+        task_categories=["text-generation"],
         language=["en"],
         license="apache-2.0",
         size_categories=["n<1K"],
@@ -42,10 +45,15 @@ def test_every_number_is_checked():
     """Of each line with a number, whatever is written instead is found."""
     card = example_card()
     assert not different_numbers(card, "diq_10pct", RECIPE)
-    changes = {"12 of 120 rows": "12 of 121 rows", "| Q1 | hard, influential | ": "| Q1 | hard, influential | 1"}
+    changes = {
+        "`diq_10pct`: 12 of 120 rows": "`diq_10pct`: 12 of 121 rows",
+        "| Q1 | hard, influential | ": "| Q1 | hard, influential | 1",
+    }
     changes |= {
         "| influence threshold | 50 | ": "| influence threshold | 50 | 9",
         "| all |  | 120 |": "| all |  | 12 |",
+        "many: 12 of 120 rows": "many: 12 of 130 rows",
+        "rows (0.1 of the pool)": "rows (0.01 of the pool)",
     }
     changes[f"`{RECIPE.digest}`"] = "`0`"
     for said, instead in changes.items():
@@ -56,6 +64,18 @@ def test_every_number_is_checked():
     twice = card.replace(line, f"| Q1 | hard, influential | 1 | 1 |\n{line}")
     assert "and" in different_numbers(twice, "diq_10pct", RECIPE)[0]
     assert "no section" in different_numbers("# Nothing of ours\n", "diq_10pct", RECIPE)[0]
+
+
+def test_five_lines_and_a_picture_come_first():
+    card = example_card()
+    section = card[card.index("## `diq_10pct`") :].splitlines()
+    assert section[2].startswith("![") and section[2].endswith("(diq_10pct/quadrants.png)")
+    names = [line[2 : line.index(":") + 1] for line in section[4:9]]
+    assert names == ["What:", "How many:", "From:", "For:", "Load:"]
+    assert section[5] == "- How many: 12 of 120 rows (0.1 of the pool)" and card.count("quadrants.png") == 1
+    # Cards that were published before have no such lines.
+    older = "\n".join(line for line in card.splitlines() if "How many" not in line)
+    assert not different_numbers(older, "diq_10pct", RECIPE)
 
 
 def test_a_card_without_a_head_is_kept():

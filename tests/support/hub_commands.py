@@ -11,6 +11,7 @@ from pathlib import Path
 from conftest import chat, make_model, make_tokenizer
 from datasets import Dataset
 from hub_kit import HUB, TOKEN, readme, refusal, write
+from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
 from diq_hf import DIQScorer, load_subset, push_subset, verify_subset
@@ -95,6 +96,48 @@ def case_a_pool_that_was_not_scored_as_a_whole():
     card = readme("me/audited").replace(said, said.replace("72", "82"))
     write("me/audited", "README.md", card)
     assert "the card says" in str(verify_subset("me/audited")["diq_300tok"].problems)
+
+
+def case_columns_of_the_hub():
+    """Ten rows in the columns of the paper's pool: what is published can be trained on, and says what made it."""
+    folder = Path(tempfile.mkdtemp(prefix="a_private_place_"))
+    make_model().save_pretrained(folder / "tiny")
+    make_tokenizer().save_pretrained(folder / "tiny")
+    rows = [
+        {
+            "Question": f"What is {i} and {i}?",
+            "Complex_CoT": f"Twice {i}. " * (1 + i % 3),
+            "Response": f"It is {2 * i}.",
+        }
+        for i in range(13)
+    ]
+    for name, part in (("pool", rows[:10]), ("validation", rows[10:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+
+    def diq(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    given = ["--model", folder / "tiny", "--validation", folder / "validation.jsonl", "--cache-dir", folder / "chunks"]
+    digests = []
+    for columns in (["--columns", "medical-o1"], ["--prompt", "{Question}", "--completion", "{Response}"]):
+        diq("score", folder / "pool.jsonl", *columns, *given, "--overwrite", "--output", folder / "scored")
+        diq("select", folder / "scored", "--ratio", 0.3, "--overwrite", "--output", folder / "subset")
+        pushed = ["--scored", folder / "scored", "--license", "mit", "--token-env", "TOKEN_OF_THE_TEST"]
+        os.environ["TOKEN_OF_THE_TEST"] = TOKEN
+        diq("push", folder / "subset", "me/columns", "--config-name", f"diq{len(digests)}", *pushed)
+        subset, recipe = load_subset("me/columns", f"diq{len(digests)}")
+        digests.append(recipe.digest)
+        assert len(subset) == 3 and subset[0]["prompt"][0]["role"] == "user"
+        assert subset[0]["completion"][0]["content"].startswith("<think>") == (len(digests) == 1)
+        assert recipe.settings["columns"]["prompt"] == "{Question}" and "Question" not in subset.column_names
+    assert len(set(digests)) == 2
+    assert diq("verify", "me/columns").count("ranks and rows follow from the published scores") == 2
+    head = DatasetCard(readme("me/columns")).data
+    assert head.pretty_name.startswith("columns") and head.task_categories == ["text-generation"]
+    assert head.annotations_creators == ["machine-generated"]
+    assert {info["config_name"] for info in head.dataset_info} == {"diq0", "diq0_scores", "diq1", "diq1_scores"}
 
 
 def case_the_example():
