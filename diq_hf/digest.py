@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import xxhash
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
@@ -61,6 +62,7 @@ _NOT_COMPUTED = {
     "auto_mapping",
     "base_model_name_or_path",
     "bos_token_id",
+    "distributed_config",
     "dtype",
     "eos_token_id",
     "inference_mode",
@@ -82,7 +84,8 @@ def model_digest(model: nn.Module) -> str:
     parts = {name: _computed(config.to_dict()) for name, config in configs.items()}
     adapters = model.active_adapters if len(configs) > 1 else None
     adapters = adapters() if callable(adapters) else adapters  # a method of transformers, a property of PEFT
-    return digest([type(base).__name__, parts, adapters, tensors_digest(model.state_dict())])
+    kind = next(kind for kind in type(base).__mro__ if not issubclass(kind, FSDPModule))  # the class as it was
+    return digest([kind.__name__, parts, adapters, tensors_digest(model.state_dict())])
 
 
 def _computed(config: Any) -> Any:

@@ -66,9 +66,12 @@ AttentionMaskInterface.register(NAME, packed_mask)
 class Packing:
     """How a model takes packed rows, if it does.
 
-    Varlen flash attention does it by itself. SDPA does it by [`packed_sdpa`], on a CPU, where its kernels are not held
-    up by many small calls. Whether the model then gives each row what it gives it alone is tried on a few tokens:
-    models with convolutions or recurrences over the sequence do not, and are padded.
+    Varlen flash attention does it by itself, its own library's and the kernels of the Hub; FlexAttention does it by
+    the block-diagonal mask that transformers makes of positions that begin anew. SDPA does it by [`packed_sdpa`], on a
+    CPU, where its kernels are not held up by many small calls and FlexAttention has no backward pass. Others pad.
+
+    Whether the model then gives each row what it gives it alone, and takes a gradient, is tried on a few tokens:
+    models with convolutions or recurrences over the sequence do not, and are padded. Which it is, is logged.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
@@ -81,15 +84,23 @@ class Packing:
         self.backbone, self.decoder = backbone, decoder
         used = decoder.config._attn_implementation or ""
         device = device_of(decoder.get_input_embeddings())
-        self.implementation = used if "flash" in used else NAME if used == "sdpa" and device.type == "cpu" else None
-        self.possible = self.implementation is not None
+        own = device.type == "cpu" and used in ("sdpa", "flex_attention")
+        self.implementation = NAME if own else used if "flash" in used or used == "flex_attention" else None
+        self.possible, reason = self.implementation is not None, f"`{used}` on {device.type} takes no packed rows"
         if self.possible:
             try:
                 self._try()
+                self._try_backward()
             # Whatever a model does with arguments it does not know: padding serves it as well.
             except Exception as error:
-                self.possible = False
-                logger.info(f"Rows are padded, not packed: {error}")
+                self.possible, reason = False, str(error)
+        if self.possible:
+            logger.info(f"Rows are packed side by side, by `{self.implementation}`.")
+        else:
+            logger.info(
+                f"Rows are padded, not packed: {reason}. `attn_implementation` of `flash_attention_2`, "
+                "`kernels-community/flash-attn2` or `flex_attention` packs them on a GPU."
+            )
 
     @contextmanager
     def applied(self):
@@ -133,3 +144,30 @@ class Packing:
         # Other shapes round otherwise, but a row that is taken for the end of another is far off.
         if not bool(((packed - alone).norm(dim=1) <= epsilon**0.5 * norms).all()):
             raise ValueError("the model does not take positions as they are given")
+
+    def _try_backward(self) -> None:
+        """
+        Raises:
+            `Exception`: Whatever the attention does where it has no gradient. Other models' than FlexAttention have.
+        """
+        if self.implementation != "flex_attention":
+            return
+        embeddings = self.decoder.get_input_embeddings()
+        leaves: list[torch.Tensor] = []
+
+        def cut(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            leaves.append(output.detach().requires_grad_())
+            return leaves[0]
+
+        ids = torch.arange(1, 20).numpy() % len(embeddings.weight)
+        rows = [EncodedRow(part, part) for part in (ids[:7], ids[7:12])]
+        batch = Batch.of(rows, True, device_of(embeddings))
+        handle = embeddings.register_forward_hook(cut)
+        try:
+            with evaluating(self.backbone), self.applied(), torch.enable_grad():
+                hidden = self.backbone(**batch.model_inputs).last_hidden_state
+                (gradient,) = torch.autograd.grad(hidden[0, 7:].float().sum(), leaves)
+        finally:
+            handle.remove()
+        if bool((gradient[0, :7] != 0).any()):
+            raise ValueError("the model mixes packed rows")

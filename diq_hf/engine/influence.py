@@ -12,36 +12,28 @@ over a row's tokens and over modules they are the row's influence, whatever stan
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..rows.batching import Batch, TokenBudget
-from ..rows.encoded import EncodedRow, RowError
-from .attention import Packing
+from ..rows.batching import Batch
+from ..rows.encoded import EncodedRow
 from .direction import Direction, PreparedDirections, zeros_of
-from .lockstep import IDLE_ROW, Again, Lockstep
-from .loss import RowLoss
-from .modes import evaluating, scoring_mode
-from .modules import as_linear, check_quantization, scored_modules
-from .positions import row_limit
-from .probes import Probes, Reader, WeightGradient
+from .lockstep import IDLE_ROW, Again
+from .modes import scoring_mode
+from .modules import as_linear
+from .passes import Passes
+from .probes import Reader, WeightGradient
 from .projections import Projection
-from .sharding import Sharding, check_placement, device_of
-
-
-Result = TypeVar("Result")
 
 
 class NonFiniteLossError(ValueError):
     """A validation row's loss is infinite or no number, so there is no mean gradient."""
 
 
-class InfluenceEngine:
+class InfluenceEngine(Passes):
     """Validation gradients and exact influences of one model.
 
     Args:
@@ -75,44 +67,12 @@ class InfluenceEngine:
         target_modules: str | Sequence[str] | None = None,
         max_tokens_per_batch: int | None = None,
     ):
-        check_placement(model)
-        self.model = model
-        self.modules = scored_modules(model, target_modules)
-        check_quantization(model)
-        self.sharding = Sharding(model)
-        self.device = device_of(model.get_input_embeddings())
-        self.lockstep = Lockstep(self.sharding, self.device)
-        with evaluating(model):  # once, for all that is tried out
-            self.sharding.forward(self._try_out)
-        # Processes make their batches alike.
-        self.packing.possible = self.lockstep.all_agree(self.packing.possible)
-        self.probes = Probes(self.modules)
-        if max_tokens_per_batch is None:
-            max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
-        self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
+        super().__init__(model, target_modules, max_tokens_per_batch)
         # Several directions, off the CPU: a product a token and direction, in few and large operations. On a CPU a
         # product a row and direction, with the row's own gradient, is the least to compute.
         self.several_by_token = self.device.type != "cpu"
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
         self.prepared = PreparedDirections(self.modules)
-
-    def _try_out(self) -> None:
-        self.row_loss = RowLoss(self.model, self.sharding)
-        backbone, decoder = self.row_loss.backbone, self.row_loss.decoder
-        self.row_limit = row_limit(backbone, decoder, self.model.config.get_text_config())
-        self.packing = Packing(backbone, decoder)
-
-    def together(self) -> AbstractContextManager[None]:
-        """Where processes share the model: work of which a failure on one is a failure of all."""
-        return self.lockstep.together()
-
-    def check_row(self, row: EncodedRow) -> None:
-        """
-        Raises:
-            [`RowError`]: The row is longer than the model's positions.
-        """
-        if self.row_limit is not None:
-            self.row_limit.check(row)
 
     def validation_gradient(
         self,
@@ -324,42 +284,3 @@ class InfluenceEngine:
                 places = [mine[i] for i in indices]
                 found[places], loss[places] = readings, losses
         return self.lockstep.joined(mine, found), self.lockstep.joined(mine, loss)
-
-    def losses(self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None) -> np.ndarray:
-        """Loss of each row, by a forward pass alone: nats, float64, of shape `(len(rows),)`."""
-        self._check(rows)
-        loss, mine = np.full(len(rows), np.nan), self.lockstep.share(rows)
-        own = [rows[i] for i in mine]
-
-        def forward(indices: list[int]) -> np.ndarray:
-            run = [own[i] for i in indices] or [IDLE_ROW]
-            return self._means(self._batch(run), run).cpu().double().numpy()
-
-        with scoring_mode(self.model), self.packing.applied(), torch.no_grad():
-            for indices, found in self._run(own, forward, progress):
-                loss[[mine[i] for i in indices]] = found
-        return self.lockstep.joined(mine, loss)
-
-    def _run(
-        self,
-        rows: Sequence[EncodedRow],
-        function: Callable[[list[int]], Result],
-        progress: Callable[[int], None] | None,
-    ) -> Iterator[tuple[list[int], Result]]:
-        """Passes over this process's rows, in step with the others'."""
-        with closing(self.lockstep.run(rows, self.budget, function, progress=progress)) as passes:
-            yield from passes
-
-    def _check(self, rows: Sequence[EncodedRow], name: str = "Row") -> None:
-        for i, row in enumerate(rows):
-            try:
-                self.check_row(row)
-            except RowError as error:
-                raise RowError(f"{name} {i}: {error}") from error
-
-    def _batch(self, rows: Sequence[EncodedRow]) -> Batch:
-        return Batch.of(rows, self.packing.possible, self.device)
-
-    def _means(self, batch: Batch, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        losses = self.row_loss(batch)
-        return losses / losses.new_tensor([row.num_trained for row in rows])

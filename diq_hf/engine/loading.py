@@ -1,10 +1,11 @@
-"""Models and tokenizers by name."""
+"""Models and tokenizers by name: whole, or in shards where the launcher was told so."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import str_to_bool
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import find_adapter_config_file
@@ -14,13 +15,13 @@ def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict
     """The model and its tokenizer, from a Hub id or folder (an adapter's too) or as they were given."""
     name, source = model, {}
     if isinstance(model, str | Path):
-        kwargs = {"dtype": preferred_dtype(), **(model_init_kwargs or {})}
+        kwargs = {"dtype": preferred_dtype(), **launched_shards(), **(model_init_kwargs or {})}
         source = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
         if find_adapter_config_file(model, revision=kwargs.get("revision"), token=kwargs.get("token")) is not None:
             model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True, **kwargs)
         else:
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
-        if "device_map" not in kwargs:
+        if not {"device_map", "distributed_config"} & kwargs.keys():
             model.to(preferred_device())
     elif model_init_kwargs:
         raise ValueError("`model_init_kwargs` goes with a model given by name; this one is loaded already.")
@@ -33,6 +34,23 @@ def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict
         processing_class = AutoTokenizer.from_pretrained(name, **source)
     # Processors of multimodal models hold the tokenizer that text rows need.
     return model, getattr(processing_class, "tokenizer", processing_class)
+
+
+def launched_shards() -> dict[str, Any]:
+    """What `from_pretrained` is to be told under `accelerate launch --use_fsdp`: each process reads its shards alone.
+
+    Raises:
+        `ValueError`: The launcher was told to use FSDP's first version.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1 or not str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+        return {}
+    if os.environ.get("FSDP_VERSION", "2") == "1":
+        raise ValueError(
+            "A model sharded by FSDP's first version cannot be scored, for it flattens the weights. Set "
+            "`fsdp_version: 2` in accelerate's configuration, or `--fsdp_version 2`."
+        )
+    return {"distributed_config": {"fsdp_size": processes}}
 
 
 def preferred_device() -> torch.device:

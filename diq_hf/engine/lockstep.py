@@ -25,7 +25,7 @@ from .sharding import Sharding
 Result = TypeVar("Result")
 
 # A row that counts for nothing, for a process that has no other.
-IDLE_ROW = EncodedRow(np.array([1, 1]), np.array([IGNORE_INDEX, 1]))
+IDLE_ROW = EncodedRow(np.full(13, 1), np.array([*[IGNORE_INDEX] * 12, 1]))
 
 # What a process says between two passes; the largest is what all of them do.
 DONE, MORE, FAILED = range(3)
@@ -109,7 +109,7 @@ class Lockstep:
                     if len(batch) <= 1:
                         if relief is None or not relief(False):
                             raise RuntimeError(
-                                f"Row {batch[:1] or 'of none'} with its {longest} tokens does not fit into memory "
+                                f"Row {batch[0] if batch else '(of none)'} with its {longest} tokens does not fit into memory "
                                 "alone. Lower `max_length`, or use a smaller dtype or a larger device."
                             ) from error
                         wanted = True
@@ -166,11 +166,7 @@ class Lockstep:
 
     def all_agree(self, answer: bool) -> bool:
         """Whether the answer is yes on every process."""
-        if self.size == 1:
-            return answer
-        told = torch.tensor([int(answer)], device=self.device)
-        distributed.all_reduce(told, distributed.ReduceOp.MIN, group=self.group)
-        return bool(told.item())
+        return bool(self._exchange(DONE, int(answer))[:, 1].min())
 
     def check_alike(self, modules: Mapping[str, nn.Module]) -> None:
         """Looks whether weights that are whole on every process are the same there.

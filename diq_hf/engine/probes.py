@@ -199,6 +199,10 @@ class Probes:
         self._calls.clear()
         self._unread = set(self.modules)
 
+    def rest(self) -> None:
+        """Reads nothing until the next batch."""
+        self._batch = None
+
     def check(self, once: bool = False) -> None:
         """Looks whether the forward pass has called every module, and where it matters no more than once.
 
@@ -230,6 +234,8 @@ class Probes:
 
     def _hook(self, name: str, reader: Reader):
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            if self._batch is None:
+                return output
             self._calls[name] += 1
             expected = self._batch.input_ids.shape
             if output.shape[:-1] != expected:

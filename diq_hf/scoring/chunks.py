@@ -57,7 +57,10 @@ def score_in_chunks(
     # Each process looks at its own chunks and all wait for each other, so that none waits for one that has finished.
     _share_directions(scorer, root, rank, wait)
     hidden = rank > 0 or not missing
-    with tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=hidden) as bar, scorer.engine.together():
+    with (
+        tqdm(total=len(missing), desc="Chunks", unit=" chunks", disable=hidden) as bar,
+        scorer.engine.lockstep.together(),
+    ):
         for path in missing:
             rows = chunks[path]
             examples = dataset[rows.start : rows.stop]

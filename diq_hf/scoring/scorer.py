@@ -111,7 +111,8 @@ class DIQScorer(ValidationGradients, WholeDatasets):
     values were written through `.data`.
 
     `ds.map(scorer, batched=True)` keeps to one process; [`~DIQScorer.score`] shares long jobs between processes and
-    resumes them.
+    resumes them. Under `accelerate launch --use_fsdp --fsdp_version 2` a model given by name is loaded in shards, and
+    `score` runs on all of them; so it does with a model that FSDP2 has sharded.
 
     Columns: `difficulty` (float32; larger is harder) and `influence` (float32; one SGD step of size η on the row
     lowers the mean validation loss by η·influence to first order), as in https://huggingface.co/papers/2508.01450.
@@ -246,6 +247,11 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             raise TypeError(
                 f"A scorer needs rows as dicts, got {type(examples).__name__}. Call `map` without `input_columns` and "
                 "on a dataset that is not in arrow, pandas or polars format (`ds.with_format(None)`)."
+            )
+        if self.engine.lockstep.size > 1:
+            raise ValueError(
+                "The model is in shards, so its processes must score the same rows at the same time, and `map` lets "
+                "each find some of them in its own cache. Use `diq_score.score(ds)`."
             )
         if "mismatch" in self.columns and self.calibration is None:
             raise ValueError(

@@ -219,7 +219,7 @@ class TrainerScorer:
         An error of one is raised by all, so that none waits for it.
         """
         if self.shared:
-            with self.engine.together(), self.accelerator.autocast():
+            with self.engine.lockstep.together(), self.accelerator.autocast():
                 return [function(places)]
         result, error = None, None
         try:
