@@ -26,7 +26,13 @@ TEXT = ("csv", "json", "text")
 COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zip", ".zst")
 
 
-def load_rows(name: str, split: str | None = None, config: str | None = None, revision: str | None = None) -> Any:
+def load_rows(
+    name: str,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Any:
     """Rows by the name that a command line gives them.
 
     Args:
@@ -39,9 +45,11 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
             Configuration of a dataset that has several.
         revision (`str`, *optional*):
             Of a dataset on the Hub.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to give a stream, of which nothing is read yet.
 
     Returns:
-        [`~datasets.Dataset`]: At least one row.
+        [`~datasets.Dataset`] of at least one row, or [`~datasets.IterableDataset`].
 
     Raises:
         `ValueError`: There are no rows, they cannot be read, or there is no such split.
@@ -53,18 +61,22 @@ def load_rows(name: str, split: str | None = None, config: str | None = None, re
         raise ValueError(f"{name} is named by its place, so it has no revision {revision!r}.")
     if by_place and config is not None and (not path.is_dir() or _is_saved(path)):
         raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
+    if streaming and "[" in (split or ""):
+        raise ValueError(f"A stream has no rows by position, so it has no split {split!r}. Name a whole split.")
+    how = {"streaming": True} if streaming else {}
     if path.is_dir() and _is_saved(path):
         rows = _saved(name, split)
+        rows = rows.to_iterable_dataset() if streaming else rows
     elif path.is_dir():
         if saved := sorted(str(child) for child in path.iterdir() if child.is_dir() and _is_saved(child)):
             raise ValueError(f"{name} is no dataset, but holds {', '.join(saved)}. Name the one that you mean.")
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        rows = _load(name, files, str(path.resolve()), config, split=split or "train")
+        rows = _load(name, files, str(path.resolve()), config, split=split or "train", **how)
     elif path.is_file() or pattern or "://" in name:
-        rows = _files(name, path, split)
+        rows = _files(name, path, split, **how)
     else:
-        rows = _from_hub(name, split, config, revision)
-    if not len(rows):
+        rows = _from_hub(name, split, config, revision, **how)
+    if not (streaming or len(rows)):
         raise ValueError(f"{name} holds no rows.")
     return rows
 
@@ -92,7 +104,7 @@ def _saved(name: str, split: str | None) -> Any:
     return rows
 
 
-def _files(name: str, path: Path, split: str | None) -> Any:
+def _files(name: str, path: Path, split: str | None, **how: Any) -> Any:
     if "://" in name:
         files: list = [name]
     else:
@@ -113,7 +125,7 @@ def _files(name: str, path: Path, split: str | None) -> Any:
         builder = str(path.resolve().parent), {}
     # `datasets` takes names for patterns.
     escaped = [file if "://" in name else glob.escape(str(Path(file).resolve())) for file in files]
-    return _load(name, files, builder[0], data_files={"train": escaped}, split=split or "train", **builder[1])
+    return _load(name, files, builder[0], data_files={"train": escaped}, split=split or "train", **builder[1], **how)
 
 
 def _builder(file: str) -> tuple[str, dict] | None:
@@ -124,7 +136,7 @@ def _builder(file: str) -> tuple[str, dict] | None:
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
-def _from_hub(name: str, split: str | None, config: str | None, revision: str | None) -> Any:
+def _from_hub(name: str, split: str | None, config: str | None, revision: str | None, **how: Any) -> Any:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -137,7 +149,7 @@ def _from_hub(name: str, split: str | None, config: str | None, revision: str | 
     if missing:
         raise FileNotFoundError(f"There is no file or folder {name}.")
     try:
-        return _load(name, [], name, config, split=split or "train", revision=revision)
+        return _load(name, [], name, config, split=split or "train", revision=revision, **how)
     except (ConnectionError, DatasetNotFoundError) as error:
         # The same for a mistyped folder as for a dataset that is out of reach.
         raise type(error)(f"There is no file or folder {name} here, and from the Hub: {error}") from error
@@ -153,7 +165,7 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
     with _collected("datasets.packaged_modules") as told:
         try:
             rows = load_dataset(*args, **kwargs)
-            if files and rows.info.builder_name in TEXT:
+            if files and rows.info.builder_name in TEXT and not kwargs.get("streaming"):
                 rows.data.table.validate(full=True)  # bytes that are no text would be an error in the midst of scoring
             return rows
         except StopIteration:

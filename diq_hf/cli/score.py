@@ -74,6 +74,9 @@ def score(
     overwrite_columns: OverwriteColumns = False,
     chunk_size: Annotated[int, typer.Option(help="Rows in a chunk, the unit of resuming.")] = 512,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder for finished chunks, seen by every process.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the dataset as a stream and write Parquet: past memory and disk.")
+    ] = False,
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     check_folder(output, overwrite, [dataset, validation, model, difficulty])
@@ -82,8 +85,9 @@ def score(
     from ..recipe import Source
     from ..scoring.reliability import LOW
     from ..scoring.scorer import DIQScorer
+    from ..scoring.streams import first_rows, score_stream
 
-    rows = load_rows(dataset, split, name, dataset_revision)
+    rows = load_rows(dataset, split, name, dataset_revision, streaming)
     validation_rows = load_rows(validation, validation_split, validation_name, validation_revision)
     source = difficulty_source(difficulty) if perspective is None else ClassifierDifficulty(difficulty, perspective)
     tested = ("mismatch",) if (difficulty == "ifd" if mismatch is None else mismatch) else ()
@@ -108,8 +112,11 @@ def score(
         model_init_kwargs={key: value for key, value in given.items() if value is not None},
     )
     if mismatch is None:
-        leave_mismatch_out(scorer, rows)
-    scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
+        leave_mismatch_out(scorer, first_rows(rows) if streaming else rows)
+    if streaming:
+        scored = rows = score_stream(scorer, rows, chunk_size, cache_dir)
+    else:
+        scored = scorer.score(rows, chunk_size=chunk_size, cache_dir=cache_dir)
     if is_first_process():
         recipe = replace(
             scorer.recipe(),
@@ -125,6 +132,8 @@ def score(
             commands=(command_line(context),),
         )
         save_dataset(scored, output, overwrite, recipe)
+        if streaming:
+            scored.remove()
         typer.echo(f"{len(scored)} scored rows in {output}")
         if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning
             typer.echo(str(scorer.reliability))

@@ -25,6 +25,8 @@ class Machine:
     def start(self, command: Sequence[Any], log: Path) -> subprocess.Popen:
         """Runs a command there, as the leader of a group of processes."""
         place = {"GLOO_SOCKET_IFNAME": self.interface, "MACHINE": self.name, "OMP_NUM_THREADS": "1"}
+        # Or torchrun (2.13) keeps the address of the first round to itself, and one that comes back waits for it.
+        place["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         # The tests' own launchers must not be taken for this one's.
         environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
         words = ["ip", "netns", "exec", self.name, *map(str, command)]
