@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SUPPORT
-from machines import power_off, two_machines
+from machines import two_machines
 
 
 SCRIPT = SUPPORT / "machine_scores.py"
@@ -57,22 +57,23 @@ def test_one_goes_down_and_comes_back(machines, tmp_path):
         command = [*torchrun, "--local-addr", machine.address, "--rdzv-conf", known, SCRIPT, tmp_path, cache]
         return machine.start(command, tmp_path / f"{machine.name}.txt")
 
+    (tmp_path / f"{second.name}-stops").touch()
     running = [start(first), start(second)]
     try:
-        wait_until(lambda: len(started(tmp_path, second.name)) >= 10, running)
-        power_off(running[1])
-        before = len(started(tmp_path))
-        finished = len(list(cache.glob("*/0*.safetensors")))
+        wait_until(lambda: len(started(tmp_path, second.name)) == 10, running)
+        second.power_off()
+        running[1].wait()
+        (tmp_path / f"{second.name}-stops").unlink()
         time.sleep(SILENCE + 3)  # torchrun takes one that is back sooner for a third machine, and two for there
         running[1] = start(second)
         wait_until(lambda: all(process.poll() == 0 for process in running), running)
     finally:
-        said = {machine.name: (tmp_path / f"{machine.name}.txt").read_text()[-3000:] for machine in machines}
-        for process in running:
-            power_off(process)
-    assert 20 <= before < CHUNKS and finished < CHUNKS, said
+        for machine in machines:
+            print((tmp_path / f"{machine.name}.txt").read_text()[-5000:])
     times = collections.Counter(started(tmp_path))
-    assert len(times) == CHUNKS and CHUNKS <= sum(times.values()) <= CHUNKS + 4  # each has one in hand when it ends
+    # What the second had in hand was begun again, as was the first's if it still had one when torchrun stopped it.
+    assert len(times) == CHUNKS and CHUNKS < sum(times.values()) <= CHUNKS + 2
+    assert len(started(tmp_path, second.name)) == 51
 
     alone = [sys.executable, SCRIPT, tmp_path, tmp_path / "other"]
     subprocess.run(alone, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)

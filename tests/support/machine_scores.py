@@ -18,12 +18,14 @@ def main(folder: Path, cache_dir: Path) -> None:
     torch.set_num_threads(1)
     disable_progress_bars()
     scorer = DIQScorer(make_model(), VALIDATION, TOKENIZER, extra_columns=("loss", "num_tokens", "mismatch"))
-    machine, real = os.environ.get("MACHINE", "alone"), scorer.engine.score
+    machine, real, begun = os.environ.get("MACHINE", "alone"), scorer.engine.score, []
 
     def logged(rows, direction, progress=None):
+        begun.append(rows[0].input_ids.tolist())
         with open(folder / "log", "a") as log:
-            log.write(json.dumps([machine, rows[0].input_ids.tolist()]) + "\n")
-        time.sleep(0.1)  # a chunk takes longer than the rest, so that the kill falls into it
+            log.write(json.dumps([machine, begun[-1]]) + "\n")
+        while len(begun) == 10 and (folder / f"{machine}-stops").exists():
+            time.sleep(0.1)  # until it is switched off, with this chunk in hand
         return real(rows, direction, progress)
 
     scorer.engine.score = logged

@@ -23,7 +23,7 @@ class Machine:
     address: str
 
     def start(self, command: Sequence[Any], log: Path) -> subprocess.Popen:
-        """Runs a command there, as the leader of a group of processes."""
+        """Runs a command there."""
         place = {"GLOO_SOCKET_IFNAME": self.interface, "MACHINE": self.name, "OMP_NUM_THREADS": "1"}
         # Or torchrun (2.13) keeps the address of the first round to itself, and one that comes back waits for it.
         place["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -31,16 +31,13 @@ class Machine:
         environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
         words = ["ip", "netns", "exec", self.name, *map(str, command)]
         with open(log, "ab") as output:
-            return subprocess.Popen(
-                words, env=environment | place, stdout=output, stderr=output, start_new_session=True
-            )
+            return subprocess.Popen(words, env=environment | place, stdout=output, stderr=output)
 
-
-def power_off(group: subprocess.Popen) -> None:
-    """All processes of a command at once, without a word to anyone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group.pid, signal.SIGKILL)
-    group.wait()
+    def power_off(self) -> None:
+        """Ends all that runs there, without a word to anyone. (Workers are no group of their launcher's.)"""
+        for process in _ip("netns", "pids", self.name).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -67,10 +64,13 @@ def two_machines() -> Iterator[list[Machine]]:
         yield machines
     finally:
         for machine in machines:
+            with contextlib.suppress(OSError):  # never made
+                machine.power_off()
             subprocess.run(["ip", "netns", "delete", machine.name], capture_output=True)
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
     result = subprocess.run(["ip", *words], capture_output=True, text=True)
     if result.returncode:
         raise OSError(f"`ip {' '.join(words)}`: {result.stderr.strip()}")
+    return result.stdout
