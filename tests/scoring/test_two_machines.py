@@ -1,6 +1,5 @@
 """Two machines score one pool by `torchrun --nnodes 2`; one of them goes down in the middle and comes back."""
 
-import collections
 import json
 import os
 import stat
@@ -16,16 +15,14 @@ from machines import two_machines
 
 SCRIPT = SUPPORT / "machine_scores.py"
 SLURM = Path(__file__).parents[2] / "examples" / "howto" / "slurm_score.sh"
-CHUNKS = 100
 # Seconds after which torchrun takes a machine for gone; 15 unless told.
 SILENCE = 5
 
 
-def started(folder, machine=None):
-    """The chunk computations that were begun there."""
+def begun(folder, machine):
+    """How many chunks were begun there."""
     path = folder / "log"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [str(ids) for name, ids in lines if machine in (None, name)]
+    return path.read_text().splitlines().count(machine.name) if path.exists() else 0
 
 
 def wait_until(happened, processes, seconds=240):
@@ -60,7 +57,7 @@ def test_one_goes_down_and_comes_back(machines, tmp_path):
     (tmp_path / f"{second.name}-stops").touch()
     running = [start(first), start(second)]
     try:
-        wait_until(lambda: len(started(tmp_path, second.name)) == 10, running)
+        wait_until(lambda: begun(tmp_path, second) == 10, running)
         second.power_off()
         running[1].wait()
         (tmp_path / f"{second.name}-stops").unlink()
@@ -70,10 +67,8 @@ def test_one_goes_down_and_comes_back(machines, tmp_path):
     finally:
         for machine in machines:
             print((tmp_path / f"{machine.name}.txt").read_text()[-5000:])
-    times = collections.Counter(started(tmp_path))
     # What the second had in hand was begun again, as was the first's if it still had one when torchrun stopped it.
-    assert len(times) == CHUNKS and CHUNKS < sum(times.values()) <= CHUNKS + 2
-    assert len(started(tmp_path, second.name)) == 51
+    assert begun(tmp_path, first) in (50, 51) and begun(tmp_path, second) == 51
 
     alone = [sys.executable, SCRIPT, tmp_path, tmp_path / "other"]
     subprocess.run(alone, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
