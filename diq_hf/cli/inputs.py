@@ -32,6 +32,7 @@ def load_rows(
     config: str | None = None,
     revision: str | None = None,
     data_files: Sequence[str] | None = None,
+    streaming: bool = False,
 ) -> Any:
     """Rows by the name that a command line gives them.
 
@@ -47,9 +48,11 @@ def load_rows(
             Of a dataset on the Hub.
         data_files (`Sequence[str]`, *optional*):
             Of a folder or a dataset on the Hub the files that count, or patterns of them.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to give a stream, of which nothing is read yet.
 
     Returns:
-        [`~datasets.Dataset`]: At least one row.
+        [`~datasets.Dataset`] of at least one row, or [`~datasets.IterableDataset`].
 
     Raises:
         `ValueError`: There are no rows, they cannot be read, or there is no such split.
@@ -63,9 +66,13 @@ def load_rows(
         raise ValueError(f"{name} is one dataset and has no configuration {config!r}.")
     if data_files and (path.is_file() or pattern or "://" in name or _is_saved(path)):
         raise ValueError(f"{name} is one dataset, of which no data files can be named. Name the files themselves.")
-    chosen = {"data_files": {"train": list(data_files)}} if data_files else {}
+    if streaming and "[" in (split or ""):
+        raise ValueError(f"A stream has no rows by position, so it has no split {split!r}. Name a whole split.")
+    how: dict[str, Any] = {"streaming": True} if streaming else {}
+    how |= {"data_files": {"train": list(data_files)}} if data_files else {}
     if path.is_dir() and _is_saved(path):
         rows = _saved(name, split)
+        rows = rows.to_iterable_dataset() if streaming else rows
     elif path.is_dir():
         if saved := sorted(str(child) for child in path.iterdir() if child.is_dir() and _is_saved(child)):
             raise ValueError(f"{name} is no dataset, but holds {', '.join(saved)}. Name the one that you mean.")
@@ -73,12 +80,12 @@ def load_rows(
         for wanted in data_files or ():
             if "://" not in wanted and not glob.glob(wanted, root_dir=path, recursive=True):
                 raise FileNotFoundError(f"{name} has no file that is named like {wanted}.")
-        rows = _load(name, files, str(path.resolve()), config, split=split or "train", **chosen)
+        rows = _load(name, files, str(path.resolve()), config, split=split or "train", **how)
     elif path.is_file() or pattern or "://" in name:
-        rows = _files(name, path, split)
+        rows = _files(name, path, split, **how)
     else:
-        rows = _from_hub(name, split, config, revision, chosen)
-    if not len(rows):
+        rows = _from_hub(name, split, config, revision, **how)
+    if not (streaming or len(rows)):
         raise ValueError(f"{name} holds no rows.")
     return rows
 
@@ -106,7 +113,7 @@ def _saved(name: str, split: str | None) -> Any:
     return rows
 
 
-def _files(name: str, path: Path, split: str | None) -> Any:
+def _files(name: str, path: Path, split: str | None, **how: Any) -> Any:
     if "://" in name:
         files: list = [name]
     else:
@@ -127,7 +134,7 @@ def _files(name: str, path: Path, split: str | None) -> Any:
         builder = str(path.resolve().parent), {}
     # `datasets` takes names for patterns.
     escaped = [file if "://" in name else glob.escape(str(Path(file).resolve())) for file in files]
-    return _load(name, files, builder[0], data_files={"train": escaped}, split=split or "train", **builder[1])
+    return _load(name, files, builder[0], data_files={"train": escaped}, split=split or "train", **builder[1], **how)
 
 
 def _builder(file: str) -> tuple[str, dict] | None:
@@ -138,7 +145,7 @@ def _builder(file: str) -> tuple[str, dict] | None:
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
-def _from_hub(name: str, split: str | None, config: str | None, revision: str | None, chosen: dict) -> Any:
+def _from_hub(name: str, split: str | None, config: str | None, revision: str | None, **how: Any) -> Any:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -151,7 +158,7 @@ def _from_hub(name: str, split: str | None, config: str | None, revision: str | 
     if missing:
         raise FileNotFoundError(f"There is no file or folder {name}.")
     try:
-        return _load(name, [], name, config, split=split or "train", revision=revision, **chosen)
+        return _load(name, [], name, config, split=split or "train", revision=revision, **how)
     except (ConnectionError, DatasetNotFoundError) as error:
         # The same for a mistyped folder as for a dataset that is out of reach.
         raise type(error)(f"There is no file or folder {name} here, and from the Hub: {error}") from error
@@ -167,7 +174,7 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
     with _collected("datasets.packaged_modules") as told:
         try:
             rows = load_dataset(*args, **kwargs)
-            if files and rows.info.builder_name in TEXT:
+            if files and rows.info.builder_name in TEXT and not kwargs.get("streaming"):
                 rows.data.table.validate(full=True)  # bytes that are no text would be an error in the midst of scoring
             return rows
         except StopIteration:

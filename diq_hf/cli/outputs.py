@@ -34,7 +34,10 @@ class Kind(NamedTuple):
 DATASET = Kind(
     "dataset",
     (RECIPE, ANNOTATION),
-    (RECIPE, ANNOTATION, "dataset_info.json", "state.json", "data-*.arrow", "cache-*.arrow"),
+    (
+        *(RECIPE, ANNOTATION, "dataset_info.json", "state.json", "data-*.arrow", "cache-*.arrow"),
+        *("data", "data/train-*.parquet"),
+    ),
 )
 CLASSIFIER = Kind(
     "classifier",
@@ -73,7 +76,8 @@ def check_folder(output: Path, overwrite: bool, inputs: Iterable[str | None] = (
             raise FileExistsError(f"{output} is a file, and a {kind.name} is a folder. Choose another --output.")
         if os.path.ismount(place):
             raise OSError(f"{output} is where a disk begins and cannot be replaced as a whole. Name a folder in it.")
-        _check_content(output, sorted(os.listdir(place)), overwrite, kind)
+        shards = sorted(str(path.relative_to(place)) for path in place.glob("data/*"))
+        _check_content(output, [*sorted(os.listdir(place)), *shards], overwrite, kind)
     check_writable(place)
 
 

@@ -59,6 +59,16 @@ class Reading:
         """The dataset as it is."""
         return load_rows(dataset, self.split, self.name, self.dataset_revision, self.data_files)
 
+    def stream(self, dataset: str) -> Any:
+        """The dataset as a stream, in the rows that it has.
+
+        Raises:
+            `ValueError`: A template is asked for.
+        """
+        if self.template is not None:
+            raise ValueError("A stream is read as it is: leave out --columns and --prompt, or --streaming.")
+        return load_rows(dataset, self.split, self.name, self.dataset_revision, self.data_files, streaming=True)
+
     def rows(self, dataset: str, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
         """The dataset in rows that a trainer takes.
 

@@ -23,18 +23,28 @@ def score(
     projection_dim: Annotated[
         int | None, option(help="Also store gradients projected to so many numbers, for later validation sets.")
     ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the dataset as a stream and write Parquet: past memory and disk.")
+    ] = False,
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     check_folder(output, overwrite, [dataset, validation, model, scoring.difficulty])
     from ..scoring.reliability import LOW
+    from ..scoring.streams import first_rows, score_stream
 
-    rows, validation_rows = scoring.both(dataset, reading, validation)
-    tested = scoring.difficulty == "ifd"
-    scorer = scoring.scorer(model, validation_rows, rows, tested, projection_dim=projection_dim)
-    scored = scorer.score(rows, chunk_size=scoring.chunk_size, cache_dir=scoring.cache_dir)
+    rows, validation_rows = scoring.both(dataset, reading, validation, streaming)
+    tested, first = scoring.difficulty == "ifd", first_rows(rows) if streaming else rows
+    scorer = scoring.scorer(model, validation_rows, first, tested, projection_dim=projection_dim)
+    places = {"chunk_size": scoring.chunk_size, "cache_dir": scoring.cache_dir}
+    if streaming:
+        scored = rows = score_stream(scorer, rows, **places)
+    else:
+        scored = scorer.score(rows, **places)
     if is_first_process():
         recipe = scoring.recipe(context, scorer, dataset, rows, reading, validation, validation_rows)
         save_dataset(scored, output, overwrite, recipe)
+        if streaming:
+            scored.remove()
         typer.echo(f"{len(scored)} scored rows in {output}")
         if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning
             typer.echo(str(scorer.reliability))

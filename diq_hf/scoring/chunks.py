@@ -161,6 +161,15 @@ def null_of(scorer: Any, dataset: Any, cache_dir: str | Path | None, state: Any)
     return _share_null(scorer, dataset, root, rank, wait)
 
 
+def share_directions(scorer: Any, cache_dir: str | Path | None, state: Any) -> Path:
+    """Gives every process the validation gradients, from the folder that they are kept in, which is returned."""
+    state = launched_state(scorer.engine.device) if state is None else state
+    rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
+    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    _share_directions(scorer, root, rank, wait)
+    return root
+
+
 def _share_null(scorer: Any, dataset: Any, root: Path, rank: int, wait: Callable[[], None]) -> MismatchNull | None:
     """What `mismatch` is held against: drawn once for the whole dataset, by one process, and kept."""
     if "mismatch" not in scorer.columns:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from datasets.utils import tqdm
 from transformers.utils import logging
 
@@ -161,6 +162,14 @@ def count_unscored(influence: np.ndarray) -> None:
     """Logs how many rows have no influence."""
     if unscored := int(np.isnan(influence).sum()):
         logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
+
+
+def with_columns(dataset: Dataset, columns: Mapping[str, np.ndarray]) -> Dataset:
+    """A dataset with score columns, in place of any of the same names."""
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
+    return dataset
 
 
 def progress(phase: str, rows: Sequence[EncodedRow]) -> Any:

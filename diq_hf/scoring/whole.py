@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from ..columns import labels_as_numbers
 from ..selection.settings import settings_for
-from .columns import count_unscored
+from .columns import count_unscored, with_columns
 from .mismatch import MismatchNull, calibrate, null_size
 from .reliability import report
 
@@ -57,6 +57,7 @@ class WholeDatasets:
         chunk_size: int = 512,
         cache_dir: str | Path | None = None,
         accelerator: Any = None,
+        output_dir: str | Path | None = None,
     ) -> Any:
         """Scores a dataset chunk by chunk, on all processes of a launcher, and goes on where a killed run stopped.
 
@@ -65,8 +66,14 @@ class WholeDatasets:
         returns the same dataset, in the original order. Chunks are shared out by position, so the number of processes
         may change between runs; it changes no score.
 
+        A stream is scored to disk, whatever its length: rows and scores go to Parquet chunk by chunk. It is read from
+        its start, by every process; a killed run goes on at the position of its last chunk, or, with a stream that is
+        shuffled as it is read, from the start. It must give the same rows in the same order again and is refused where
+        it does not; one that begins with other rows is another stream. `mismatch` is calibrated on its first 3,072
+        rows, unless [`~DIQScorer.calibrate`] was called, and the ranks' reliability is that of at most 100,000 rows.
+
         Args:
-            dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
+            dataset ([`~datasets.Dataset`], [`~datasets.DatasetDict`] or [`~datasets.IterableDataset`]):
                 Rows to score.
             chunk_size (`int`, *optional*, defaults to `512`):
                 Rows in a chunk: what is lost at most, by each process, when a run is killed.
@@ -74,17 +81,26 @@ class WholeDatasets:
                 Folder for the chunks, seen by every process; by default `diq_hf` in the cache of `datasets`.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
                 The processes to share the work with; by default the launcher's.
+            output_dir (`str` or `Path`, *optional*):
+                New folder for a stream's rows and scores, seen by every process: shards of Parquet, which
+                `load_dataset` and `diq select` read, and the recipe.
 
         Returns:
-            The dataset with the new columns.
+            The dataset with the new columns; of a stream a stream of what is in `output_dir`.
         """
+        if isinstance(dataset, IterableDataset):
+            from .streams import score_to_folder
+
+            return score_to_folder(self, dataset, output_dir, chunk_size, cache_dir, accelerator)
+        if output_dir is not None:
+            raise ValueError("`output_dir` is for streams. Score the dataset, then `save_to_disk` it.")
         if isinstance(dataset, DatasetDict):
             parts = {name: self.score(part, chunk_size, cache_dir, accelerator) for name, part in dataset.items()}
             return DatasetDict(parts)
         if not isinstance(dataset, Dataset):
             raise TypeError(
-                f"A {type(dataset).__name__} has no chunks. Use `dataset.map(scorer, batched=True)`, or make it a "
-                "`Dataset` first."
+                f"A {type(dataset).__name__} has no chunks. Pass a `Dataset`, a `DatasetDict`, or one split of a "
+                "dataset that is streamed."
             )
         scored = self.score_part(dataset.with_format(None), chunk_size, cache_dir, accelerator)
         self.audit = self.selection = None
@@ -102,10 +118,7 @@ class WholeDatasets:
             raise ValueError("The dataset has no rows.")
         read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
         columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
-        dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-        for name, values in columns.items():
-            dataset = dataset.add_column(name, values if values.ndim == 1 else list(values))
-        return dataset
+        return with_columns(dataset, columns)
 
     def select(
         self,

@@ -274,7 +274,7 @@ def test_killed_again_and_again(undisturbed, tmp_path):
 
 def test_what_cannot_be_scored_by_chunks(make_scorer, dataset, tmp_path):
     with pytest.raises(TypeError, match="has no chunks"):
-        make_scorer().score(dataset.to_iterable_dataset())
+        make_scorer().score(list(dataset))
     with pytest.raises(ValueError, match="`chunk_size`"):
         make_scorer().score(dataset, chunk_size=0)
     with pytest.raises(ValueError, match="no rows"):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SENTENCES, chat
@@ -43,3 +44,15 @@ def test_flat_from_200_to_20000_rows(model_folder, tmp_path):
     small, large = found.values()
     assert large["peak_mib"] < 1.1 * small["peak_mib"]
     assert large["rows_per_second"] > 0.5 * small["rows_per_second"]  # other work on the machine counts too
+
+
+def test_a_stream_flat_from_20000_to_200000_rows(model_folder):
+    script = Path(__file__).parents[2] / "examples" / "benchmarks" / "benchmark_streams.py"
+    command = [sys.executable, script, "--model", model_folder, "--sizes", "20000", "200000"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr[-2000:]
+    small, large = (json.loads(line) for line in result.stdout.splitlines())
+    print(small, large)
+    assert (small["rows"], large["rows"]) == (20_000, 200_000)
+    assert large["peak_mib"] < small["peak_mib"] + 100  # the numbers that are projected alone are 50 MB
+    assert large["rows_per_second"] > 0.5 * small["rows_per_second"]
