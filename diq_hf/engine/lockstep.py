@@ -109,8 +109,8 @@ class Lockstep:
                     if len(batch) <= 1:
                         if relief is None or not relief(False):
                             raise RuntimeError(
-                                f"Row {batch[0] if batch else '(of none)'} with its {longest} tokens does not fit into memory "
-                                "alone. Lower `max_length`, or use a smaller dtype or a larger device."
+                                f"Row {batch[0] if batch else '(of none)'} with its {longest} tokens does not fit "
+                                "into memory alone. Lower `max_length`, or use a smaller dtype or a larger device."
                             ) from error
                         wanted = True
                     else:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Passes:
-    """What one model is run with: see [`~diq_hf.engine.influence.InfluenceEngine`], which this is the lower half of."""
+    """What one model is run with: see [`~diq_hf.engine.influence.InfluenceEngine`], whose lower half this is."""
 
     def __init__(
         self,
