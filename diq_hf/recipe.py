@@ -205,6 +205,7 @@ class SelectionSettings(Facts):
     balance: Mapping[str, Mapping[str, float]] | None = None
     turns: tuple[str, ...] | None = None
     thresholds: tuple[float, ...] | None = None
+    order: str | None = None
 
     _CLOSED: ClassVar[bool] = True
 

@@ -54,6 +54,9 @@ def select(
     turns: Annotated[
         list[str] | None, typer.Option(help="Columns of influences that choose in turn (repeatable).")
     ] = None,
+    order: Annotated[
+        str, typer.Option(help="Who comes first inside a quadrant: the larger influence, or a random draw.")
+    ] = "influence",
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     pool_output: Annotated[
         Path | None, typer.Option(help="Also save all rows here, with scores and why each was not taken.")
@@ -96,6 +99,7 @@ def select(
             "strategy": strategy != "diq",
             "max_difficulty_percentile": max_difficulty_percentile is not None,
             "turns": bool(turns),
+            "order": order != "influence",
         }
         if given := [name for name, is_given in others.items() if is_given]:
             raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
@@ -114,6 +118,7 @@ def select(
 
     rows = reading.load(scored)
     settings |= {"strategy": strategy, "max_difficulty_percentile": max_difficulty_percentile, "turns": turns or None}
+    settings["order"] = order
     pool, subset, selection = derive_selection(rows, settings_for(rows, **settings))
     recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))

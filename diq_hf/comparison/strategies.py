@@ -41,6 +41,7 @@ OPTIONS = (
     "max_similarity",
     "balance",
     "turns",
+    "order",
 )
 
 
@@ -98,11 +99,6 @@ class Strategy:
     def column(self) -> str | None:
         """The column of ours that it ranks by."""
         return self.name if self.name in OWN_COLUMNS else None
-
-    @property
-    def is_drawn(self) -> bool:
-        """Whether each seed draws rows of its own."""
-        return self.name == "random"
 
     def check(self, scored: Any, **budget: Any) -> SelectionSettings:
         """The settings for a scored pool, so that what does not go together is refused before anything is trained."""

@@ -114,7 +114,13 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         return rule or QuadrantRule.of(difficulty, worths, *percentiles)
 
     def by_quadrant(worths: np.ndarray) -> np.ndarray:
-        return rule_for(worths).order(difficulty, worths)
+        fitted = rule_for(worths)
+        order = fitted.order(difficulty, worths)
+        if settings.order is None:
+            return order
+        # Drawn in row order, so that the draw does not depend on the scores.
+        drawn = np.random.default_rng(settings.seed).permutation(len(scored))
+        return order[np.lexsort((drawn[order], fitted.codes(difficulty, worths)[order]))]
 
     def by_size(sizes: np.ndarray) -> np.ndarray:
         order = rows[np.argsort(-sizes[rows], kind="stable")]

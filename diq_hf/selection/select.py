@@ -88,6 +88,7 @@ def select_subset(
     text_columns: Sequence[str] | None = None,
     balance: str | Mapping[str, Mapping[str, float]] | None = None,
     turns: Sequence[str] | None = None,
+    order: str = "influence",
     return_pool: bool = False,
 ) -> Any:
     """Picks the rows worth training on: Q1, then Q2, Q3 and Q4, until the budget is met.
@@ -107,7 +108,7 @@ def select_subset(
         rule ([`QuadrantRule`], *optional*):
             Thresholds and column names; fitted on `scored` by default.
         seed (`int`, *optional*, defaults to `0`):
-            For `"random"`.
+            For what is drawn.
         num_tokens (`int`, *optional*):
             Number of trained tokens (column `num_trained`), instead of `ratio`. The first row that goes beyond it
             ends the selection.
@@ -139,6 +140,9 @@ def select_subset(
             others have the rest together).
         turns (`Sequence[str]`, *optional*):
             Columns of influences on groups of validation rows, `["influence_a", "influence_b"]`, that choose in turn.
+        order (`str`, *optional*, defaults to `"influence"`):
+            Who comes first inside a quadrant: the larger `"influence"`, as in the paper, or a draw by `seed`,
+            `"random"`. The largest influences are those of short rows.
         return_pool (`bool`, *optional*, defaults to `False`):
             Whether to return all rows as well.
 
@@ -185,6 +189,7 @@ def select_subset(
         text_columns=text_columns,
         balance=balance,
         turns=turns,
+        order=order,
     )
     selection = select_rows(scored, settings, rule)
     subset = selection.subset(scored)

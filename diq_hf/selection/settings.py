@@ -12,6 +12,8 @@ from .texts import RowTexts
 STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
 # A strategy of this form ranks by a column of the user's own, the largest values first.
 COLUMN_PREFIX = "column:"
+# Who comes first inside a quadrant.
+ORDERS = ("influence", "random")
 # The column a strategy ranks by, beside the two scores, and how a scorer is asked for it.
 STRATEGY_COLUMNS = {"loss": "loss", "length": "num_tokens"}
 # What "auto" is, where the dataset has the column or the texts to apply it to.
@@ -54,6 +56,7 @@ def settings_for(
         raise TypeError(f"`turns` is a list of columns: `[{settings['turns']!r}, ...]`.")
     settings["turns"] = tuple(settings["turns"]) if settings.get("turns") is not None else None
     settings["per"] = None if settings.get("per") == "paper" else settings.get("per")
+    settings["order"] = None if settings.get("order") == "influence" else settings.get("order")
     settings = SelectionSettings(**settings)
     check_settings(settings)
     if max_mismatch is not None and not has_mismatch:
@@ -75,6 +78,8 @@ def check_settings(settings: SelectionSettings) -> None:
         raise ValueError(f"`strategy` is {settings.strategy!r}; choose from {[*STRATEGIES, 'column:NAME']}.")
     if (settings.per or PER[0]) not in PER:
         raise ValueError(f"`per` is {settings.per!r}; choose from {list(PER)}.")
+    if (settings.order or ORDERS[0]) not in ORDERS:
+        raise ValueError(f"`order` is {settings.order!r}; choose from {list(ORDERS)}.")
     check_budget(settings.ratio, settings.num_rows, settings.num_tokens)
     check_balance(settings.balance)
     for name in ("max_mismatch", "max_similarity"):
@@ -95,6 +100,11 @@ def check_settings(settings: SelectionSettings) -> None:
         raise ValueError(
             "`per='row'` is for batches of equal rows, where rows are what is paid: pass `ratio` or `num_rows`. With "
             "a budget in tokens use `per='token'`."
+        )
+    if settings.order is not None and (settings.strategy != "diq" or settings.turns or settings.per == "row"):
+        raise ValueError(
+            "`order='random'` draws inside the quadrants of the strategy 'diq', where neither `turns` nor `per='row'` "
+            "say who comes first. Leave one of them out."
         )
     if settings.turns is not None and not (settings.turns and by_influence):
         raise ValueError("`turns` names columns of influences, for the strategies 'diq' and 'influence'.")

@@ -373,3 +373,32 @@ def test_a_column_of_ones_own_ranks():
         select_subset(scored, num_rows=3, strategy="column:passrate")
     with pytest.raises(ValueError, match="column:NAME"):
         select_subset(scored, num_rows=3, strategy="pass_rate")
+
+
+def test_rows_of_a_quadrant_can_be_drawn():
+    rng = np.random.default_rng(0)
+    scored = pool_of(difficulty=rng.normal(size=400), influence=rng.normal(size=400), num_trained=[5] * 400)
+    rule = QuadrantRule.fit(scored)
+    hard_and_influential = set(np.flatnonzero(rule.codes(scored["difficulty"][:], scored["influence"][:]) == 0))
+    taken = [select_subset(scored, num_rows=40, order="random", seed=seed) for seed in range(200)]
+    assert all(set(subset["row"][:]) <= hard_and_influential for subset in taken)
+    assert taken[0]["row"][:] == select_subset(scored, num_rows=40, order="random")["row"][:] != taken[1]["row"][:]
+    assert taken[0]["diq_rank"][:] == list(range(1, 41))
+    # Each of them is as likely as another: 40 of about 100 rows, 200 times.
+    counts = np.bincount(np.concatenate([subset["row"][:] for subset in taken]), minlength=400)
+    share = 40 / len(hard_and_influential)
+    spread = (counts[list(hard_and_influential)] - 200 * share) / np.sqrt(200 * share * (1 - share))
+    assert abs(spread).max() < 4.5 and spread.std() == pytest.approx(1, abs=0.25)
+    # Once the quadrant is used up the next one is drawn from.
+    more = select_subset(scored, num_rows=len(hard_and_influential) + 10, order="random")
+    assert set(more["row"][:]) > hard_and_influential
+    assert {more.features["quadrant"].int2str(code) for code in more["quadrant"][-10:]} == {"Q2"}
+
+
+@pytest.mark.parametrize("other", [{"strategy": "influence"}, {"per": "row"}, {"turns": ["influence"]}])
+def test_a_draw_goes_with_quadrants_alone(other):
+    scored = pool_of(influence=[1.0, 2.0, 3.0], num_trained=[1, 2, 3])
+    with pytest.raises(ValueError, match="draws inside the quadrants"):
+        select_subset(scored, num_rows=1, order="random", **other)
+    with pytest.raises(ValueError, match="choose from"):
+        select_subset(scored, num_rows=1, order="length")
