@@ -18,7 +18,7 @@ if not sys.stderr.isatty():  # bars would fill a log; every tqdm looks here when
 
 import numpy as np
 from clinical_pool import clinical_pool, clinical_validation
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from fetch_model import DEFAULT_FOLDER, fetch
 from rich import box
 from rich.console import Console
@@ -119,6 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="take the whole pool of 120 rows, for about twice the time")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     console = Console()
 
     model = options.model or str(fetch(DEFAULT_FOLDER))

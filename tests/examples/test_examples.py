@@ -178,14 +178,13 @@ def test_demo(model_folder, tmp_path):
         model_folder,
         "--output",
         tmp_path,
-        "--ratio",
-        "0.1",
     ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
+    assert "%|" not in result.stderr + result.stdout  # no bars in a log
     for shown in (
-        "120 rows in the pool",
+        "64 rows in the pool",
         "whole pool",
         "Q1",
         "Taken first",
@@ -196,7 +195,9 @@ def test_demo(model_folder, tmp_path):
         assert shown in result.stdout
     assert (tmp_path / "quadrants.png").read_bytes().startswith(b"\x89PNG")
     subset = load_from_disk(tmp_path / "subset")
-    assert subset["diq_rank"][:] == list(range(1, 13))
+    assert subset["diq_rank"][:] == list(range(1, 9))
+    page = re.search(r"Report: (file://\S+/report\.html) ", result.stdout)[1]
+    assert "Clinical pool" in Path(page.removeprefix("file://")).read_text(encoding="utf-8")
 
 
 def test_benchmark(model_folder, pool, validation, tmp_path):
@@ -264,15 +265,16 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
     assert "influence_other" in projected["pool"].column_names
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("seed", [0, 7])
-def test_pool_is_what_it_says(seed):
-    pool, validation = clinical_pool(seed), clinical_validation(seed + 1)
-    assert pool == clinical_pool(seed)
-    assert len(pool) == 120 and len(validation) == 24
+def test_pool_is_what_it_says(seed, small):
+    pool, validation = clinical_pool(seed, small), clinical_validation(seed + 1, small)
+    assert pool == clinical_pool(seed, small)
+    assert (len(pool), len(validation)) == ((64, 12) if small else (120, 24))
     kinds = Counter(row["kind"] for row in pool)
-    assert kinds["duplicate"] == kinds["corrupted"] == kinds["trivial"] == 12
+    assert kinds["duplicate"] == kinds["corrupted"] == kinds["trivial"] == (8 if small else 12)
     by_id = {row["id"]: row for row in pool}
-    assert len(by_id) == 120
+    assert len(by_id) == len(pool) and max(row["steps"] for row in pool) == (4 if small else 6)
     for row in pool:
         source = by_id[row["source_id"]]
         assert (row["prompt"] == source["prompt"]) == (row["kind"] in ("duplicate", "corrupted") or row is source)
