@@ -136,7 +136,7 @@ def test_a_stream_that_breaks_keeps_what_is_scored(make_scorer, monkeypatch, tmp
             raise ConnectionError("reset by peer")
         return row
 
-    with pytest.raises(RuntimeError, match=r"broke at row 30: ConnectionError: reset by peer.*run again"):
+    with pytest.raises(RuntimeError, match=r"broke after 30 rows: ConnectionError: reset by peer.*run again"):
         score(make_scorer(), make_stream(broken), tmp_path)
     scorer = make_scorer()
     score(scorer, make_stream(), tmp_path)
