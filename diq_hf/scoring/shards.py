@@ -119,7 +119,7 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         path.unlink(missing_ok=True)
-        raise OSError(f"{path} was damaged and is removed: {error} Run again to have it computed again.") from error
+        raise OSError(f"{path} was damaged and is removed: {error}. Run again to have it computed again.") from error
 
 
 def reliability_of(scored: ScoredStream, validation: Mapping[Any, Sequence[EncodedRow]]) -> Reliability | None:

@@ -141,7 +141,7 @@ class _Chunk(NamedTuple):
 
     examples: list[dict]
     rows: range
-    position: dict | None
+    position: dict
     is_own: bool
     is_known: bool
 
@@ -167,18 +167,17 @@ class _Source:
         self.folder = folder
 
     @cached_property
-    def shape(self) -> str | None:
-        """Names what the stream is made of; `None` if it holds back rows that its state does not know."""
+    def shape(self) -> str:
+        """Names what the stream is made of, for a position says nothing to a stream that is made otherwise."""
         fresh = _plain(self.stream)
-        shape = json.dumps([fresh.state_dict(), fresh.num_shards])
-        return None if "Buffer" in shape else digest(shape)
+        return digest([fresh.state_dict(), fresh.num_shards])
 
     def __iter__(self) -> Iterator[_Chunk]:
         start, position = self.last_done()
         stream = self.at(position)
         rows = _rows(stream, start)
         while True:
-            position = None if self.shape is None else {"stream": self.shape, "state": stream.state_dict()}
+            position = {"shape": self.shape, "state": stream.state_dict()}
             examples = list(islice(rows, self.chunk_size))
             if not examples:
                 return
@@ -195,13 +194,14 @@ class _Source:
             start = place.stop
 
     def last_done(self) -> tuple[int, dict | None]:
-        """The last chunk before the first that is missing, if the stream can go there; else its start."""
+        """The last chunk before the first that is missing, if the stream comes to its rows from the position that was
+        noted with them; else its start. (A shuffle's buffer is in no position: behind it other rows come.)"""
         last = None
         for index in count(self.rank, self.world):
             if (note := self.note(index * self.chunk_size)) is None:
                 break
             last = note
-        if last is not None and last["position"] is not None and last["position"]["stream"] == self.shape:
+        if last is not None and last["position"]["shape"] == self.shape:
             start, stop = last["rows"]
             found = list(islice(_rows(self.at(last["position"]), start), stop - start))
             if _are(found, range(start, start + len(found)), last):
@@ -235,8 +235,8 @@ def _rows(stream: IterableDataset, start: int = 0) -> Iterator[dict]:
             row = next(reader, None)
         except Exception as error:
             raise RuntimeError(
-                f"The stream broke at row {at}: {type(error).__name__}: {error} What is scored is kept: mend the "
-                "stream and run again."
+                f"The stream broke after {at} rows: {type(error).__name__}: {str(error).rstrip('.')}. What is scored "
+                "is kept: mend the stream and run again."
             ) from error
         if row is None:
             return
@@ -267,8 +267,8 @@ def _table(examples: list[dict], features: Features | None, rows: range) -> Data
         return Dataset.from_dict(columns, features=features)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise ValueError(
-            f"Rows {rows[0]} to {rows[-1]} of the stream are not of its first rows' types: {error} Give it the "
-            "features of all rows: `stream.cast(features)`."
+            f"Rows {rows[0]} to {rows[-1]} of the stream are not of its first rows' types: {error}. Give it "
+            "the features of all rows: `stream.cast(features)`."
         ) from error
 
 

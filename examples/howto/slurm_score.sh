@@ -24,6 +24,8 @@ case " $* " in
     *) echo "Name a folder that all nodes see: --cache-dir /shared/chunks" >&2; exit 2 ;;
 esac
 
+# srun takes this from the environment alone.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 srun --kill-on-bad-exit=1 torchrun \
