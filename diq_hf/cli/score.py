@@ -75,7 +75,7 @@ def score(
     chunk_size: Annotated[int, typer.Option(help="Rows in a chunk, the unit of resuming.")] = 512,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder for finished chunks, seen by every process.")] = None,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the dataset as a stream and write Parquet: past memory and disk.")
+        bool, typer.Option("--streaming", help="Read the dataset as a stream, past memory, and write Parquet shards.")
     ] = False,
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
