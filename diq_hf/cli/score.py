@@ -24,7 +24,7 @@ def score(
         int | None, option(help="Also store gradients projected to so many numbers, for later validation sets.")
     ] = None,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the dataset as a stream and write Parquet: past memory and disk.")
+        bool, typer.Option("--streaming", help="Read the dataset as a stream, past memory, and write Parquet shards.")
     ] = False,
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
