@@ -89,6 +89,7 @@ def select(
         "per": per,
         "seed": seed,
         "difficulty_percentile": difficulty_percentile,
+        "order": order,
         "max_mismatch": share_of("--max-mismatch", max_mismatch),
         "max_similarity": share_of("--max-similarity", max_similarity),
         "text_columns": text_column or None,
@@ -99,7 +100,6 @@ def select(
             "strategy": strategy != "diq",
             "max_difficulty_percentile": max_difficulty_percentile is not None,
             "turns": bool(turns),
-            "order": order != "influence",
         }
         if given := [name for name, is_given in others.items() if is_given]:
             raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
@@ -118,7 +118,6 @@ def select(
 
     rows = reading.load(scored)
     settings |= {"strategy": strategy, "max_difficulty_percentile": max_difficulty_percentile, "turns": turns or None}
-    settings["order"] = order
     pool, subset, selection = derive_selection(rows, settings_for(rows, **settings))
     recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))

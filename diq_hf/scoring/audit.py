@@ -21,7 +21,7 @@ class Audit:
         num_scored (`int`):
             Rows that were scored, the audit's own among them.
         num_audited (`int`):
-            Rows of the random slice.
+            Rows of the random slice; 0 of a draw, whose scored rows are a random slice themselves.
         num_missed (`int`):
             Rows of the slice that would have been chosen.
     """
@@ -43,11 +43,10 @@ class Audit:
         scored = f"{self.num_scored} of {self.num_rows} rows scored ({self.cost:.0%}); "
         if not self.num_audited and self.low == 1:
             return f"{scored}the selection is the exact one"
-        return (
-            f"{scored}about {self.found:.0%} of the exact "
-            f"selection found (95 % confidence: {self.low:.0%} to {self.high:.0%}, by {self.num_audited} rows at "
-            f"random, of which {self.num_missed} had been missed)"
-        )
+        interval = f"95 % confidence: {self.low:.0%} to {self.high:.0%}"
+        if self.num_audited:
+            interval += f", by {self.num_audited} rows at random, of which {self.num_missed} had been missed"
+        return f"{scored}about {self.found:.0%} of the exact selection found ({interval})"
 
 
 def estimate(chosen: int, unscored: int, sampled: int, missed: int, moved: tuple[float, float, float]) -> tuple:

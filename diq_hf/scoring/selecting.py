@@ -22,6 +22,7 @@ from ..selection.select import BEYOND, Filling
 from .audit import Audit
 from .chunks import launched_state, reusable_difficulty
 from .columns import count_unscored
+from .drawing import Draw
 from .examples import as_rows, read_columns
 from .features import text_features
 from .landmarks import Search, least_allowance
@@ -136,17 +137,41 @@ def _look(
     budget = settings.num_tokens or row_budget(len(dataset), settings.ratio, settings.num_rows)
     for_nothing = isinstance(source, ColumnDifficulty | NumTokensDifficulty)
     known, difficulty = for_nothing or source.reusable, None
-    allowance = _allowance(len(dataset), max_scored, known, None if settings.num_tokens else budget)
-    if for_nothing or (known and allowance < len(pool)):
+    drawn = settings.order == "random"
+    if drawn and settings.balance:
+        raise ValueError(
+            "`order='random'` draws from the whole pool, and `balance` gives each source a share. Leave one of them "
+            "out, or score the pool and use `select_subset`."
+        )
+    allowance, size = len(dataset), None if settings.num_tokens else budget
+    if not drawn or max_scored is not None:
+        allowance = _allowance(len(dataset), max_scored, known, size)
+    whole = allowance >= len(pool) and not drawn
+    if for_nothing or (known and not whole):
         difficulty = _difficulty(scorer, dataset, places, pool, [rows[i] for i in pool], num_tokens)
         fits = np.isfinite(difficulty)
         texts = [text for text, kept in zip(texts, fits, strict=True) if kept]
         values = pool, difficulty, num_tokens, num_trained
         pool, difficulty, num_tokens, num_trained = (some[fits] for some in values)
-    if allowance >= len(pool):
+    if whole:
         influence = score(pool)["influence"]
         audit = Audit(1.0, 1.0, 1.0, len(dataset), int(np.isfinite(influence).sum()), 0, 0)
         return Found(None, audit, pool, num_trained)
+    if drawn:
+        places_of = np.random.default_rng(settings.seed).permutation(len(dataset))[pool]  # as `select_rows` draws
+        draw = Draw(
+            np.argsort(places_of),
+            lambda positions: score(pool[positions]),
+            budget,
+            np.ones(len(pool)) if settings.num_tokens is None else num_trained,
+            allowance,
+            difficulty,
+            lambda influence: worth(influence, num_trained, settings.per, settings.num_tokens is not None),
+            (settings.difficulty_percentile, settings.influence_percentile),
+            settings.max_mismatch,
+        )
+        thresholds, audit = draw()
+        return Found(thresholds, replace(audit, num_rows=len(dataset)), pool, num_trained)
     features = text_features(*zip(*texts, strict=True), num_tokens, num_trained)
     search = Search(
         features,

@@ -138,6 +138,7 @@ class WholeDatasets:
         difficulty_percentile: float = 50,
         max_similarity: float | str | None = "auto",
         text_columns: Sequence[str] | None = None,
+        order: str = "influence",
         return_pool: bool = False,
     ) -> tuple:
         """Chooses a subset without scoring every row, and says how much of the exact selection it found.
@@ -179,6 +180,10 @@ class WholeDatasets:
                 Of rows this similar the best is taken.
             text_columns (`Sequence[str]`, *optional*):
                 Columns that make up a row's text.
+            order (`str`, *optional*, defaults to `"influence"`):
+                Who comes first inside a quadrant. With `"random"` nothing is predicted: rows are scored as they are
+                drawn, until enough of them are difficult and influential, about five times as many as are chosen, and
+                `max_scored` is a bound alone.
             return_pool (`bool`, *optional*, defaults to `False`):
                 Whether to return all rows as well.
 
@@ -223,6 +228,7 @@ class WholeDatasets:
             max_similarity=max_similarity,
             text_columns=text_columns,
             balance=balance,
+            order=order,
         )
         self.audit = self.selection = None
         subset, pool, self.selection, self.audit = select_audited(
