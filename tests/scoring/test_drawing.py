@@ -58,7 +58,7 @@ def test_a_budget_in_tokens():
 
 
 def test_what_cannot_be_met_is_refused():
-    with pytest.raises(ValueError, match="of 200[.] Raise `max_scored`"):
+    with pytest.raises(ValueError, match=r"of 200\. Raise `max_scored`"):
         draw(0, False, budget=200, allowance=300)
     with pytest.raises(ValueError, match="No row could be scored"):
         draw(0, False, influence=np.full(SIZE, np.nan))
