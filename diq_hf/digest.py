@@ -6,11 +6,12 @@ process, so a scorer is hashed by these digests instead.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import xxhash
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -40,6 +41,8 @@ def sampled_digest(model: nn.Module, values: int = 64) -> str:
     """
     state, parts = xxhash.xxh3_128(), {}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if tensor.is_meta:  # offloaded, where no training changes it
+            continue
         flat = _whole(tensor).reshape(-1)
         state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sample = flat[:: max(1, len(flat) // values)].contiguous().view(torch.uint8)
@@ -47,6 +50,30 @@ def sampled_digest(model: nn.Module, values: int = 64) -> str:
     for samples in parts.values():  # one copy from each device
         state.update(torch.cat(samples).cpu().numpy())
     return state.hexdigest()
+
+
+class _Weights(Mapping):
+    """A model's weights by name; those that are offloaded come one at a time."""
+
+    def __init__(self, model: nn.Module):
+        self.state, self.places = model.state_dict(), {}
+        for prefix, module in model.named_modules():
+            if has_offloaded_params(module):
+                self.places |= {f"{prefix}.{name}": (module, name) for name in module.state_dict()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.state[name]
+        if not (tensor.is_meta and name in self.places):
+            return tensor
+        module, own = self.places[name]
+        with align_module_device(module, torch.device("cpu")):
+            return module.state_dict()[own].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,7 +112,7 @@ def model_digest(model: nn.Module) -> str:
     adapters = model.active_adapters if len(configs) > 1 else None
     adapters = adapters() if callable(adapters) else adapters  # a method of transformers, a property of PEFT
     kind = next(kind for kind in type(base).__mro__ if not issubclass(kind, FSDPModule))  # the class as it was
-    return digest([kind.__name__, parts, adapters, tensors_digest(model.state_dict())])
+    return digest([kind.__name__, parts, adapters, tensors_digest(_Weights(model))])
 
 
 def _computed(config: Any) -> Any:

@@ -136,7 +136,7 @@ class Packing:
                     raise ValueError("the model's attention cannot be chosen")
                 packed, beside_another = hidden([first, second], True), hidden([other, second], True)
             alone = hidden([second], False)
-        epsilon = torch.finfo(computed_dtype(weight)).eps
+        epsilon = torch.finfo(computed_dtype(weight, device)).eps
         norms = alone.norm(dim=1)
         # The same operations on the same row, whatever stands before it: nothing is left to rounding.
         if not bool(((packed - beside_another).norm(dim=1) <= 4 * epsilon * norms).all()):

@@ -99,7 +99,8 @@ class PreparedDirections:
         """Readers of the tokens' shares of each direction, by module."""
 
         def make(module: nn.Module, part: torch.Tensor) -> TokenShares:
-            return TokenShares(part, len(directions)).to(device_of(module), computed_dtype(module.weight))
+            device = device_of(module)
+            return TokenShares(part, len(directions)).to(device, computed_dtype(module.weight, device))
 
         prepared = [self._of(direction, len(directions), make) for direction in directions]
         return {name: Shares([of_one[name] for of_one in prepared]) for name in self.modules}

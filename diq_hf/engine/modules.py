@@ -74,9 +74,11 @@ def as_linear(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
-def computed_dtype(weight: torch.Tensor) -> torch.dtype:
-    """The dtype that products with a weight are computed in: its own, or autocast's."""
-    kind = weight.device.type
+def computed_dtype(weight: torch.Tensor, device: torch.device | None = None) -> torch.dtype:
+    """The dtype that products with a weight are computed in, where it is or on a device: its own, or autocast's."""
+    kind = (device or weight.device).type
+    if kind == "meta":  # offloaded, and nobody has said where to it comes
+        return weight.dtype
     if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):  # autocast leaves float64 alone
         return weight.dtype
     return torch.get_autocast_dtype(kind)

@@ -46,6 +46,8 @@ class Passes:
         self.lockstep = Lockstep(self.sharding, self.device)
         with evaluating(model):  # once, for all that is tried out
             self.sharding.forward(self._try_out)
+        if self.sharding.offloaded:
+            self.recomputing.prefer()
         # Processes make their batches alike.
         self.packing.possible = self.lockstep.all_agree(self.packing.possible)
         self.probes = Probes(self.modules)

@@ -39,21 +39,32 @@ class Recomputing:
         self._former: list[tuple[nn.Module, dict]] | None = None
 
     def __call__(self, switch: bool) -> bool:
-        """Whether activations can be recomputed and are not yet; with `switch`, from now on they are.
+        """What helps where a row does not fit: whether activations can be made again and are not yet; with `switch`,
+        from now on they are.
 
         Raises:
             `RuntimeError`: The layers compute something else then.
         """
         if not switch or self.wanted:
             return bool(self.layers) and not self.wanted
-        self.wanted = True
         self._try()
+        self.wanted = True
         self._turn_on()
         logger.warning(
             "A row does not fit into memory alone: activations are made again in the backward pass from here on, "
             "which takes about half as long again. Scores stay the same."
         )
         return True
+
+    def prefer(self) -> None:
+        """From the start, where it can be done: the graph of a whole pass would hold on to every offloaded weight."""
+        if self.layers:
+            with self.applied():
+                try:
+                    self._try()
+                    self.wanted = True
+                except RuntimeError as error:
+                    logger.info(f"Every layer's weights stay until the backward pass. {error}")
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -42,6 +42,11 @@ class Sharding:
         self.root: Any = next(around, None)
 
     @property
+    def offloaded(self) -> bool:
+        """Whether weights lie elsewhere between their turns (`device_map` with the CPU or a disk)."""
+        return any(has_offloaded_params(module) for module in self.model.modules())
+
+    @property
     def group(self) -> distributed.ProcessGroup | None:
         """The processes that must run the same passes, since each of them holds a shard; `None` for one alone."""
         meshes = [p.device_mesh for p in self.model.parameters() if isinstance(p, DTensor)]
