@@ -78,7 +78,7 @@ def test_flex_attention_on_a_cpu():
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_flex_attention_keeps_rows_apart(name):
-    """Its forward pass, with the block-diagonal mask that positions make, as on a GPU; and what it says of the rest."""
+    """Its forward pass, with the block-diagonal mask that positions make, as on a GPU; and what it says of others."""
     model = make_model(name)
     engine = InfluenceEngine(model)
     model.set_attn_implementation("flex_attention")
