@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import disable_progress_bars, load_dataset
 
 from diq_hf import DIQScorer
@@ -45,9 +46,9 @@ def score(model: str, pool: Path, folder: Path, passes: bool) -> dict:
             draw.normal(size=len(rows)),
         )
     started = time.perf_counter()
-    scored = scorer.score(stream, cache_dir=folder / "chunks", output_dir=folder / "scored")
+    scorer.score(stream, cache_dir=folder / "chunks", output_dir=folder / "scored")
     seconds = time.perf_counter() - started
-    rows = sum(1 for _ in scored.select_columns("influence"))
+    rows = sum(pq.ParquetFile(path).metadata.num_rows for path in (folder / "scored" / "data").iterdir())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rows": rows, "rows_per_second": round(rows / seconds), "peak_mib": round(peak)}
 
