@@ -52,6 +52,11 @@ def score_to_folder(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(f"`output_dir` is {output}, which is there already. Name a new folder, or remove it.")
     check_writable(output)
+    if scorer.engine.lockstep.size > 1:
+        raise ValueError(
+            "Processes that share a sharded model score every chunk together, and each of a stream's is one process's. "
+            "Score a `Dataset`, or a model that fits on each device."
+        )
     state = launched_state(scorer.engine.device) if state is None else state
     scored = score_stream(scorer, stream, chunk_size, cache_dir, state)
     if state is None or state.is_main_process:
@@ -116,7 +121,8 @@ def score_stream(
             f"{len(lost)} chunks, {lost[0]} among them, are not in {folder}. Every process must see the same "
             "`cache_dir`; run again to compute them."
         )
-    scorer.audit, scorer.reliability = None, reliability_of(scored, scorer.validation)
+    scorer.audit = scorer.selection = None
+    scorer.reliability = reliability_of(scored, scorer.validation)
     report(scorer.reliability)
     if state is not None:
         state.wait_for_everyone()  # before one of them joins the chunks and removes them
