@@ -54,7 +54,7 @@ def score_to_folder(
     check_writable(output)
     if scorer.engine.lockstep.size > 1:
         raise ValueError(
-            "Processes that share a sharded model score every chunk together, and each of a stream's is one process's. "
+            "Processes that share a sharded model score every chunk together, and a stream's chunks are shared out. "
             "Score a `Dataset`, or a model that fits on each device."
         )
     state = launched_state(scorer.engine.device) if state is None else state

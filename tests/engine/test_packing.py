@@ -65,20 +65,21 @@ def test_kernels_are_tried(name, packs, played):
 
 def test_flex_attention_on_a_cpu():
     """It has no backward pass there, so SDPA takes its place while rows are scored."""
-    model = in_float64(make_model())
+    model = make_model()
     model.set_attn_implementation("flex_attention")
-    engine = InfluenceEngine(model)
+    with torch.compiler.set_stance("force_eager"):
+        engine = InfluenceEngine(model)
+        found, _ = engine.score(ROWS, engine.validation_gradient(VALIDATION))
     assert engine.packing.possible and engine.packing.implementation == NAME
     reference = in_float64(make_model())
     expected, _ = oracle(reference, attention_weights(reference), ROWS, VALIDATION)
-    found, _ = engine.score(ROWS, engine.validation_gradient(VALIDATION))
-    assert relative_error(found, expected) < 1e-9
+    assert relative_error(found, expected) < 1e-5
     assert model.config._attn_implementation == "flex_attention"
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_flex_attention_keeps_rows_apart(name):
-    """Its forward pass, with the block-diagonal mask that positions make, as on a GPU; and what it says of others."""
+    """Its forward pass, with the block-diagonal mask that positions make, as on a GPU."""
     model = make_model(name)
     engine = InfluenceEngine(model)
     model.set_attn_implementation("flex_attention")
