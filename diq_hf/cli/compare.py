@@ -67,6 +67,9 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="An early answer: 400 rows of the pool, 100 held-out ones.")
     ] = False,
+    finished_only: Annotated[
+        bool, typer.Option("--finished-only", help="Train nothing: show what is done so far.")
+    ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Dataset repository that gets the results: beside the card of a subset.")
     ] = None,
@@ -115,6 +118,7 @@ def compare(
         on_leak=on_leak,
         tasks=task or (),
         quick=quick,
+        finished_only=finished_only,
         sources={
             "pool": reading.source(pool, rows["pool"]),
             **{

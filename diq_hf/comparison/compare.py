@@ -61,6 +61,7 @@ def compare(
     on_leak: str = "raise",
     tasks: Sequence[str] = (),
     quick: bool = False,
+    finished_only: bool = False,
     sources: Mapping[str, Source] | None = None,
     commands: Sequence[str] = (),
 ) -> Comparison:
@@ -109,6 +110,8 @@ def compare(
             Tasks of `lm-eval`, where that is installed.
         quick (`bool`, *optional*, defaults to `False`):
             An early answer on 400 rows of the pool and 100 held-out ones.
+        finished_only (`bool`, *optional*, defaults to `False`):
+            Train nothing: what is done so far, with a warning that names what is missing.
         sources (`dict`, *optional*):
             Where rows are from, by `"pool"`, `"validation"` and `"heldout"`, for the page.
         commands (`Sequence[str]`, *optional*):
@@ -167,10 +170,11 @@ def compare(
     folder = RunFolder(output / "runs")
     before = _untrained(measured, loaded_model, folder, decisive)
     del loaded_model
-    with tqdm(total=sum(map(plan.tokens_of, plan.runs)), unit=" tokens", unit_scale=True) as bar:
-        work = _Work(plan, measured, tokenizer, tasks, bar)
-        folder.finish(plan.runs, work.do, work.done)
-    runs = tuple(folder.result(run) for run in plan.runs)
+    if not finished_only:
+        with tqdm(total=sum(map(plan.tokens_of, plan.runs)), unit=" tokens", unit_scale=True) as bar:
+            work = _Work(plan, measured, tokenizer, tasks, bar)
+            folder.finish(plan.runs, work.do, work.done)
+    runs = tuple(found for run in plan.runs if (found := folder.result(run)) is not None)
     result = Comparison(
         digest=digest([decisive, scored.digest(scored.usable), budget]),
         budget=budget,

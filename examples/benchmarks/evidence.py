@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, nargs="+", default=[0.05])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=HERE)
+    parser.add_argument("--finished-only", action="store_true", help="the table of what is done, and no run")
     options = parser.parse_args(arguments)
     pool, validation, heldout = (
         load_dataset("json", data_files=str(options.data / f"evidence_{name}.jsonl"), split="train")
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         model_init_kwargs={"dtype": "float32"},
         group_column="source",
         on_leak="drop",
+        finished_only=options.finished_only,
     )
     print(markdown_table(result))
 

@@ -71,6 +71,8 @@ def test_held_out_losses_are_the_trained_models(whole, tmp_path):
 def test_what_is_done_is_not_done_again(whole):
     folder, arguments, result = whole
     made = {path: path.stat().st_mtime_ns for path in (folder / "out" / "runs").glob("*.json")}
+    so_far = compare(**arguments | {"seeds": (0, 1, 2)}, output=folder / "out", finished_only=True)
+    assert len(so_far.runs) == 4 and {run.seed for run in so_far.runs} == {0, 1}
     more = compare(**arguments | {"strategies": ["influence"], "seeds": (0, 1, 2)}, output=folder / "out")
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert len(list((folder / "out" / "runs").glob("*.json"))) == len(made) + 2
