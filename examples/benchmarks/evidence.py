@@ -3,9 +3,9 @@
     python evidence.py DATA --model MODEL --strategies diq random less --ratio 0.05 --seeds 0 1 2
 
 `DATA` is a folder with evidence_pool.jsonl, evidence_validation.jsonl and evidence_heldout.jsonl (`prompt`,
-`completion`, `source`), which are not part of this repository. The pool's scores are kept in `evidence/scores.parquet`
-and the runs that are done in `evidence/runs`, so that the table grows from one machine and day to the next: the same
-command goes on, on as many processes as it is started.
+`completion`, `source`, and `fact`: what is wrong with a row), which are not part of this repository. The pool's scores
+are kept in `evidence/scores.parquet` and the runs that are done in `evidence/runs`, so that the table grows from one
+machine and day to the next: the same command goes on, on as many processes as it is started.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from diq_hf.comparison.page import markdown_table
 HERE = Path(__file__).parent / "evidence"
 SCORES = HERE / "scores.parquet"
 MAX_LENGTH = 256
+MEDICAL = ("medquad", "pubmedqa", "huatuo")
 COLUMNS = ("difficulty", "influence", "influence_medquad", "influence_pubmedqa", "loss", "mismatch", "gradient_norm")
 TRAINING = {
     "per_device_train_batch_size": 4,
@@ -81,7 +82,11 @@ def with_scores(pool: Dataset, validation: Dataset, model: str) -> Dataset:
         raise ValueError(f"{SCORES} has {len(scores)} rows and the pool {len(pool)}: it is of another one. Remove it.")
     for name in scores.column_names:
         pool = pool.add_column(name, np.array(scores[name][:]))
-    return pool
+    # The mark that nobody can know beforehand: right rows of the right field, drawn at random. `column:right` has it.
+    right = np.array(pool["fact"][:]) == "clean"
+    right &= np.isin(pool["source"][:], MEDICAL)
+    drawn = np.random.default_rng(12345).permutation(len(pool)).astype(float)
+    return pool.add_column("right", np.where(right, drawn, drawn - 1e6))
 
 
 def keep_scores(scored: Dataset) -> None:
