@@ -1,4 +1,4 @@
-"""Activations made again in the backward pass, a layer at a time, where keeping them takes more memory than there is."""
+"""Activations made again in the backward pass, a layer at a time, where there is no memory to keep them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
