@@ -108,9 +108,10 @@ class Lockstep:
                     longest = len(rows[batch[0]]) if batch else 1
                     if len(batch) <= 1:
                         if relief is None or not relief(False):
+                            name = batch[0] if batch else "(of none)"
                             raise RuntimeError(
-                                f"Row {batch[0] if batch else '(of none)'} with its {longest} tokens does not fit "
-                                "into memory alone. Lower `max_length`, or use a smaller dtype or a larger device."
+                                f"Row {name} with its {longest} tokens does not fit into memory alone. "
+                                "Lower `max_length`, or use a smaller dtype or a larger device."
                             ) from error
                         wanted = True
                     else:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Passes:
-    """What one model is run with: see [`~diq_hf.engine.influence.InfluenceEngine`], whose lower half this is."""
+    """What one model is run with: the lower half of [`~diq_hf.engine.influence.InfluenceEngine`]."""
 
     def __init__(
         self,

@@ -72,13 +72,15 @@ def last_position(backbone: nn.Module, decoder: nn.Module) -> int | None:
 class _Lookups(TorchDispatchMode):
     """Finds where a pass looks up `length` entries of a table, one after another."""
 
+    supports_higher_order_operators = True  # FlexAttention is one
+
     def __init__(self, length: int):
         super().__init__()
         self.length = length
         self.found: set[tuple[int, int]] = set()  # the first entry, and the table's size
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kind = function.overloadpacket
+        kind = getattr(function, "overloadpacket", None)
         if kind is torch.ops.aten.embedding:
             self._look(args[0], 0, args[1])
         elif kind in (torch.ops.aten.gather, torch.ops.aten.index_select):

@@ -1,4 +1,4 @@
-"""Activations made again in the backward pass, a layer at a time, where keeping them takes too much memory."""
+"""Activations made again in the backward pass, a layer at a time, where there is no memory to keep them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
