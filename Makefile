@@ -12,13 +12,17 @@ CONSTRAINTS := tests/constraints.txt
 PIP := python -m pip install -q --disable-pip-version-check $(PIP_FLAGS)
 PYTEST := python -m pytest -m "not slow and not gpu"
 
-.PHONY: demo test test-newest test-minimum constraints quality style clean
+.PHONY: demo test gpu test-newest test-minimum constraints quality style clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo/demo.py
 
 test: quality
 	$(BIN)/$(PYTEST) --durations=10
+
+# What a GPU has to show; their CPU halves are in `make test`.
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests
 
 # The whole suite with whatever is newest today, and with the oldest versions that setup.cfg allows.
 test-newest:

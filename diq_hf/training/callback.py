@@ -85,7 +85,7 @@ class DIQCallback(TrainerCallback, ExportableState):
             By default the trainer's `data_seed`, else its `seed`.
 
     Raises:
-        `ValueError`: The trainer cannot be steered (packing, a stream, FSDP, ZeRO-3, a sampler of your own, no
+        `ValueError`: The trainer cannot be steered (packing, a stream, FSDP1, ZeRO-3, a sampler of your own, no
             validation rows). The message says what to change.
 
     Example:
