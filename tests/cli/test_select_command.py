@@ -63,7 +63,7 @@ def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, valid
     options = {
         name: {option.name for option in get_command(app).commands[name].params} for name in ("score", "select")
     }
-    assert options["score"] - options["select"] == {"dataset", "projection_dim"}
+    assert options["score"] - options["select"] == {"dataset", "projection_dim", "streaming"}
     pool = [chat(f"{i}?", f"{SENTENCES[i % 4]} {i}") | {"level": i % 7, "source": "ab"[i % 2]} for i in range(40)]
     rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
     folder = write_rows(tmp_path, pool=[*pool, {"prompt": [], "completion": []}], validation=rows)

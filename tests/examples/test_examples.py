@@ -77,13 +77,6 @@ def test_callback(folder, run, model_folder):
     assert (folder / "adapter" / "diq" / "step-00000000.parquet").is_file()
 
 
-def test_compare_selection(folder, run, model_folder):
-    arguments = ["--model", model_folder, "--pool", "pool.jsonl", "--validation", "validation.jsonl"]
-    arguments += ["--heldout", "validation.jsonl", "--seeds", 0, "--ratio", 0.3, "--num_train_epochs", 2]
-    shown = run("benchmarks/compare_selection.py", *arguments)
-    assert len(re.findall(r"held-out loss \d", shown)) == 3
-
-
 def test_benchmark_online(folder, run, model_folder):
     assert "times one without" in run("benchmarks/benchmark_online.py", "--model", model_folder, "--steps", 5)
 

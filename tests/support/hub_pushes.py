@@ -81,7 +81,8 @@ def case_card():
 
 def case_a_persons_text_stays():
     push("me/edited")
-    text = readme("me/edited").replace("license: mit", "license: cc-by-4.0\npretty_name: Mine\nfunding: [a, b]")
+    text = readme("me/edited").replace("license: mit", "license: cc-by-4.0\nfunding: [a, b]")
+    text = re.sub("pretty_name: .*", "pretty_name: Mine", text)
     text = text.replace("# edited", "# My title\n\nWritten by  a person: ünïcode.").replace(
         "tags:\n", "tags:\n- mine\n"
     )
