@@ -176,11 +176,12 @@ def test_classifier_runs_once_for_all_models(make_scorer, make_source, dataset, 
 def test_difficulties_alone_are_kept_as_well(make_scorer, make_source, dataset, tmp_path):
     """As `select` asks for them; a row that the source cannot read has none."""
     first, second = make_source(), make_source()
-    found = reusable_difficulty(make_scorer(difficulty=first), dataset, 2, tmp_path)
+    seen = dataset.with_format(None)  # as `select` and `score` look at it
+    found = reusable_difficulty(make_scorer(difficulty=first), seen, 2, tmp_path)
     scorer = make_scorer(difficulty=second)
     scored = scorer.score(dataset, chunk_size=2, cache_dir=tmp_path)
     assert found.astype(np.float32).tolist() == scored["difficulty"][:]
-    assert reusable_difficulty(scorer, dataset, 2, tmp_path).tolist() == found.tolist()
+    assert reusable_difficulty(scorer, seen, 2, tmp_path).tolist() == found.tolist()
     assert len(first.read) == len(dataset) and second.read == []  # before rows that are not known
     bad = Dataset.from_list([*dataset, dataset[0] | {"prompt": []}])
     assert np.isnan(reusable_difficulty(scorer, bad, 3, tmp_path)).tolist() == [False] * 7 + [True]
