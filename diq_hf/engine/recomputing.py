@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -47,7 +48,15 @@ class Recomputing:
         """
         if not switch or self.wanted:
             return bool(self.layers) and not self.wanted
-        self._try()
+        try:
+            self._try()
+        except Exception as error:
+            if not should_reduce_batch_size(error):
+                raise
+            raise RuntimeError(
+                "A row does not fit into memory alone, nor do a few tokens with activations that are made again. Lower "
+                "`max_length`, or use a smaller dtype or a larger device."
+            ) from error
         self.wanted = True
         self._turn_on()
         logger.warning(
