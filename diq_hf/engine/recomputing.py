@@ -54,8 +54,8 @@ class Recomputing:
             if not should_reduce_batch_size(error):
                 raise
             raise RuntimeError(
-                "A row does not fit into memory alone, nor do a few tokens with activations that are made again. Lower "
-                "`max_length`, or use a smaller dtype or a larger device."
+                "A row does not fit into memory alone, nor do a few tokens with activations that are made again. "
+                "Lower `max_length`, or use a smaller dtype or a larger device."
             ) from error
         self.wanted = True
         self._turn_on()
