@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
         highlight=False,
     )
 
-    diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"))
+    # Many CPUs that know bf16 compute faster in fp32; and so the figures are the same on every machine.
+    fp32 = {"dtype": "float32"}
+    diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"), model_init_kwargs=fp32)
     start = time.perf_counter()
     diq_score.calibrate(pool)
     scored = pool.map(diq_score, batched=True, desc="Scoring the pool")
