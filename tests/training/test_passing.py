@@ -5,6 +5,7 @@ import pytest
 from conftest import chat
 from datasets import Dataset
 from trainings import Recorder, make_trainer, rows_of_chat
+from transformers.utils import logging
 
 from diq_hf import DIQCallback
 
@@ -50,6 +51,7 @@ def test_wrong_rows_and_copies_are_passed_over(scored, eval_rows, tmp_path):
 
 def test_token_ids_alone(scored, eval_rows, tmp_path, caplog):
     """Without texts rows of the same ids are copies, and it is said once that no others are found."""
+    logging.warning_once.cache_clear()  # other tests may have heard it
     tokenized = make_trainer("sft", scored, eval_rows, tmp_path / "made", None).train_dataset
     tokenized = tokenized.remove_columns(["prompt", "completion"])
     assert trained(tokenized, eval_rows, tmp_path / "a") == [FIRST, NEAR, SECOND]
