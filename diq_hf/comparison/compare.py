@@ -146,14 +146,16 @@ def compare(
     else:
         heldout, dropped = _without_leaks(pool, heldout)
         warnings += [f"{dropped} held-out rows that stand in the pool were left out."] if dropped else []
+    groups = {name: list(rows) for name, rows in validation_groups(validation, group_column).items()}
     loaded_model, tokenizer = trained.load()
     encoder = _encoder(trained, loaded_model, tokenizer)
     measured = HeldOut(heldout, encoder, group_column)
-    scoring = Scoring(validation_groups(validation, group_column), difficulty, encoder)
+    scoring = Scoring(groups, difficulty, encoder)
     output.mkdir(parents=True, exist_ok=True)
     with FileLock(output / "scores.lock"):  # others wait for the first, and find its scores
         scored = score_pool(pool, loaded_model, scoring, asked, output / "chunks")
         scored = add_rankings(scored, asked, trained, (loaded_model, tokenizer), output / "rankings")
+    warnings += _seen_by_choosers(groups, heldout)
     if unusable := len(scored.scored) - len(scored.usable):
         warnings.append(f"{unusable} rows of the pool have no scores or no trained token, and none takes them.")
     weights = model_digest(loaded_model)
@@ -291,6 +293,16 @@ def _without_leaks(pool: Dataset, heldout: Dataset) -> tuple[Dataset, int]:
     if len(leaking) == len(heldout):
         raise ValueError("Every held-out row stands in the pool, so that nothing is left to measure by.")
     return heldout.select([i for i in range(len(heldout)) if i not in leaking]), len(leaking)
+
+
+def _seen_by_choosers(groups: Mapping[str | None, Any], heldout: Dataset) -> list[str]:
+    """A warning where held-out rows are validation rows as well: those who choose by them would know them."""
+    texts = plain_texts(heldout)
+    found = [find_leaks(Dataset.from_list(list(rows)), texts, MAX_SIMILARITY) for rows in groups.values()]
+    leaking = {leak.other_row for leaks in found for leak in leaks}
+    if not leaking:
+        return []
+    return [f"{len(leaking)} held-out rows stand among the validation rows, by which most strategies choose."]
 
 
 def _encoder(training: Training, model: Any, tokenizer: Any) -> RowEncoder:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..digest import digest
+from ..rows.encoded import rows_digest
 from .heldout import HeldOut
 from .online import PARTS, OnlineBatches
 from .pool import Pool
@@ -120,6 +122,11 @@ def make_plan(
     mean, accumulated = total / len(usable), training.arguments.gradient_accumulation_steps
     budgets = {ratio: int(ratio * total + 0.5) for ratio in ratios}
     choices, runs, last = [], [], []
+    if training.num_epochs > 1 and any(strategy.name == ONLINE for strategy in strategies):
+        raise ValueError(
+            "'diq-online' trains each row that it chooses once, and `num_train_epochs` is "
+            f"{training.num_epochs}: others would train more tokens. Leave it out, or train for one epoch."
+        )
     for seed in seeds:
         for ratio in ratios:
             asked = {"num_tokens": budgets[ratio]} if budget == "tokens" else {"ratio": ratio}
@@ -163,8 +170,9 @@ def _run(
 ) -> Run:
     rows = np.sort(rows)  # the order of training is the seed's: equal choices make one run
     named = pool.digest(rows)
-    if strategy.name == ONLINE:
-        named = f"{named}-online-{strategy.text}-{ratio}"
+    if strategy.name == ONLINE:  # what is chosen on the way hangs on the validation rows as well
+        validation = [[name, rows_digest(group)] for name, group in pool.validation.items()]
+        named = digest([named, strategy.text, ratio, PARTS, validation, str(pool.scoring.difficulty)])
     return Run(strategy.text, ratio, seed, tuple(map(int, rows)), steps, run_digest(decisive, named, steps, seed))
 
 

@@ -179,3 +179,21 @@ def test_rows_chosen_while_training(tmp_path):
     assert (online.strategy, drawn.strategy) == ("diq-online:max_mismatch=none", "random")
     assert online.steps == drawn.steps
     assert abs(online.tokens - drawn.tokens) < 100
+
+
+def test_what_is_chosen_online_hangs_on_the_validation_rows(tmp_path):
+    arguments = make_arguments(str(tmp_path / "model"))
+    changes = {
+        "strategies": ["diq-online:max_mismatch=none"],
+        "seeds": [0],
+        "pool": Dataset.from_list(make_rows(120, 0)),
+    }
+    compare(**arguments | changes, output=tmp_path / "out")
+    done = set((tmp_path / "out" / "runs").glob("*.json"))
+    other = {"validation": [*make_rows(6, 5), arguments["heldout"][0]]}
+    result = compare(**arguments | changes | other, output=tmp_path / "out")
+    assert len(set((tmp_path / "out" / "runs").glob("*.json")) - done) == 1  # random's is what it was
+    assert "1 held-out rows stand among the validation rows" in result.warnings[0]
+    with pytest.raises(ValueError, match="train for one epoch"):
+        twice = {"training": arguments["training"] | {"num_train_epochs": 2}}
+        compare(**arguments | changes | twice, output=tmp_path / "out")
