@@ -10,19 +10,21 @@ machine and day to the next: the same command goes on, on as many processes as i
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
+from filelock import FileLock
 
 from diq_hf import DIQScorer, compare
 from diq_hf.comparison.page import markdown_table
+from diq_hf.comparison.rds import in_turns
 
 
 HERE = Path(__file__).parent / "evidence"
-SCORES = HERE / "scores.parquet"
 MAX_LENGTH = 256
 MEDICAL = ("medquad", "pubmedqa", "huatuo")
-COLUMNS = ("difficulty", "influence", "influence_medquad", "influence_pubmedqa", "loss", "mismatch", "gradient_norm")
+KEPT = ("difficulty", "influence", "influence_medquad", "influence_pubmedqa", "loss", "mismatch")
 TRAINING = {
     "per_device_train_batch_size": 4,
     "learning_rate": 1.0e-3,
@@ -40,14 +42,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, nargs="+", default=[0.05])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=HERE)
+    parser.add_argument("--influence", help="the column that stands for the influence: cosine, influence_tokens")
+    parser.add_argument("--difficulty", help="the column that stands for the difficulty: loss")
     parser.add_argument("--finished-only", action="store_true", help="the table of what is done, and no run")
     options = parser.parse_args(arguments)
     pool, validation, heldout = (
         load_dataset("json", data_files=str(options.data / f"evidence_{name}.jsonl"), split="train")
         for name in ("pool", "validation", "heldout")
     )
+    scored = with_scores(pool, validation, options.model, options.output / "scores.parquet")
+    for name in ("influence", "difficulty"):
+        if other := getattr(options, name):
+            scored = scored.remove_columns(name).rename_column(other, name)
     result = compare(
-        with_scores(pool, validation, options.model),
+        scored,
         options.model,
         validation,
         heldout,
@@ -64,24 +72,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown_table(result))
 
 
-def with_scores(pool: Dataset, validation: Dataset, model: str) -> Dataset:
+def with_scores(pool: Dataset, validation: Dataset, model: str, kept: Path) -> Dataset:
     """The pool with its exact scores: those that are kept, or computed and kept."""
-    if not SCORES.is_file():
-        scorer = DIQScorer(
-            model,
-            validation,
-            group_column="source",
-            max_length=MAX_LENGTH,
-            projection_dim=1024,  # for the gradients' norms
-            extra_columns=("loss", "mismatch"),
-            model_init_kwargs={"dtype": "float32"},
-        )
-        keep_scores(scorer.score(pool, cache_dir=HERE / "chunks"))
-    scores = Dataset.from_parquet(str(SCORES))
-    if len(scores) != len(pool):
-        raise ValueError(f"{SCORES} has {len(scores)} rows and the pool {len(pool)}: it is of another one. Remove it.")
-    for name in scores.column_names:
-        pool = pool.add_column(name, np.array(scores[name][:]))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.is_file():
+            scores(pool, validation, model).to_parquet(str(kept))
+    columns = Dataset.from_parquet(str(kept))
+    if len(columns) != len(pool):
+        raise ValueError(f"{kept} has {len(columns)} rows and the pool {len(pool)}: it is of another one. Remove it.")
+    for name in columns.column_names:
+        pool = pool.add_column(name, np.array(columns[name][:]))
     # The mark that nobody can know beforehand: right rows of the right field, drawn at random. `column:right` has it.
     right = np.array(pool["fact"][:]) == "clean"
     right &= np.isin(pool["source"][:], MEDICAL)
@@ -89,12 +90,28 @@ def with_scores(pool: Dataset, validation: Dataset, model: str) -> Dataset:
     return pool.add_column("right", np.where(right, drawn, drawn - 1e6))
 
 
-def keep_scores(scored: Dataset) -> None:
-    """Writes the score columns alone."""
+def scores(pool: Dataset, validation: Dataset, model: str) -> Dataset:
+    """All columns that somebody may rank by."""
+
+    def score(validation: Dataset, group_column: str, **settings: Any) -> Dataset:
+        settings |= {"group_column": group_column, "max_length": MAX_LENGTH}
+        return DIQScorer(model, validation, model_init_kwargs={"dtype": "float32"}, **settings).score(pool)
+
+    # The projections are for the gradients' norms, which they keep.
+    asked = ("loss", "mismatch", "num_trained")
+    scored = score(validation, "source", projection_dim=1024, extra_columns=asked)
     (projected,) = (name for name in scored.column_names if name.startswith("projected_gradient_"))
-    norms = np.linalg.norm(np.array(scored[projected][:]), axis=1).astype(np.float32)
-    scored = scored.add_column("gradient_norm", norms)
-    scored.select_columns(list(COLUMNS)).to_parquet(str(SCORES))
+    norms = np.linalg.norm(np.array(scored[projected][:]), axis=1)
+    influence, num_trained = (np.array(scored[name][:]) for name in ("influence", "num_trained"))
+    # Validation rows that choose in turn, each the row whose gradient is nearest to its own.
+    single = score(validation.add_column("row", list(map(str, range(len(validation))))), "row", difficulty=None)
+    each = np.array([single[f"influence_{row}"][:] for row in range(len(validation))])
+    turns = np.empty(len(pool))
+    turns[in_turns(each / norms)] = -np.arange(len(pool))
+    columns = {name: np.array(scored[name][:], dtype=np.float32) for name in KEPT}
+    columns |= {"gradient_norm": norms, "cosine": influence / norms}
+    columns |= {"influence_tokens": influence * num_trained, "turns": turns}
+    return Dataset.from_dict({name: np.asarray(values, dtype=np.float32) for name, values in columns.items()})
 
 
 if __name__ == "__main__":
