@@ -15,6 +15,8 @@ from ..difficulty.sources import RowBatch
 from ..engine.influence import Direction
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.validation import row_name
+from .alignment import COLUMN as ALIGNMENT
+from .alignment import cosines
 from .mismatch import MismatchNull, sources_of
 from .recipe import projection_column
 from .reliability import HALVES
@@ -74,6 +76,8 @@ def score_rows(
         scores |= {name: np.zeros(len(rows)) for name in COUNTS}
         if scorer.projection:
             scores[projection_column(scorer)] = np.full((len(rows), scorer.projection.dim), np.nan)
+        if ALIGNMENT in columns:
+            scores[ALIGNMENT] = np.full((len(rows), sum(map(len, scorer.validation.values()))), np.nan)
         if encoded:
             found = _influences(scorer, encoded, difference)
             for i, influence, loss in zip(kept, found["influence"], found["loss"], strict=True):
@@ -130,10 +134,10 @@ def _influences(scorer: Any, rows: Sequence[EncodedRow], difference: Direction |
     """What one pass over the model gives."""
     groups = scorer.validation_gradients()
     directions = groups if difference is None else [*groups, difference]
-    projected = None
+    aligned = scorer.validation_projections() if ALIGNMENT in scorer.columns else None
     with progress("Scoring", rows) as bar:
-        if scorer.projection:
-            projected, influences, loss = scorer.engine.project(rows, directions, scorer.projection, bar.update)
+        if scorer.compared_by:
+            projected, influences, loss = scorer.engine.project(rows, directions, scorer.compared_by, bar.update)
         elif len(directions) > 1:
             influences, loss = scorer.engine.score(rows, directions, bar.update)
         else:
@@ -144,7 +148,8 @@ def _influences(scorer: Any, rows: Sequence[EncodedRow], difference: Direction |
     found = {"influence": influences[:, : len(groups)] @ (weights / weights.sum()), "loss": loss}
     found |= {} if difference is None else {HALVES: influences[:, -1]}
     found |= {f"influence_{name}": influences[:, k] for k, name in enumerate(scorer.groups)}
-    return found if projected is None else found | {projection_column(scorer): projected}
+    found |= {} if aligned is None else {ALIGNMENT: cosines(projected, aligned)}
+    return found | {projection_column(scorer): projected} if scorer.projection else found
 
 
 def _losses(scorer: Any, rows: Sequence[EncodedRow]) -> np.ndarray:

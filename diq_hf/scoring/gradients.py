@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..engine.influence import Direction
+from .alignment import validation_projections
 from .columns import progress
 from .recipe import direction_recipes, half_recipe
 from .reliability import half_counts, half_gradients, joint_difference
@@ -32,6 +35,15 @@ class ValidationGradients:
             )
             self._joint = recipes, joint_difference(means, differences, half_counts(self.validation))
         return self._joint[1]
+
+    def validation_projections(self) -> np.ndarray:
+        """Each validation row's projected gradient at the model's present weights, in the order of their turns."""
+        recipes = self.direction_recipes()
+        if self._projected is None or self._projected[0] != recipes:
+            rows_of_all = [row for rows in self.validation.values() for row in rows]
+            with self.meter.validation(), progress("Validation rows", rows_of_all) as bar:
+                self._projected = recipes, validation_projections(self, bar.update)
+        return self._projected[1]
 
     def direction(self, recipe: str) -> Direction:
         """A direction that is known, by what it was made by."""

@@ -97,6 +97,8 @@ def fingerprint(scorer: Any) -> str:
         "overwrite": scorer.overwrite,
         "batched": scorer.batched,
     }
+    if scorer.compared_by is not None:
+        settings |= {"projection": [scorer.compared_by.dim, scorer.compared_by.seed]}
     if "mismatch" in scorer.columns:
         settings |= {"source_column": scorer.source_column}
         settings |= {"mismatch": scorer.calibration and scorer.calibration.digest}

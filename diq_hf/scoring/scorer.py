@@ -20,6 +20,8 @@ from ..rows.formats import RowEncoder
 from ..rows.presets import column_template
 from ..rows.templates import ColumnTemplate
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
+from .alignment import COLUMN as ALIGNMENT
+from .alignment import alignment_projection
 from .audit import Audit
 from .columns import count_unscored, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
@@ -37,7 +39,7 @@ from .reliability import Reliability
 from .whole import WholeDatasets
 
 
-EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch")
+EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch", ALIGNMENT)
 
 # Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
 _LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -87,8 +89,9 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             Further columns to add: `"loss"` (the row's mean loss, nats), `"num_tokens"` (its tokens), `"num_trained"`
             (those that are trained), `"mismatch"` (near 0 where the answer belongs to its prompt, anywhere in [0, 1]
             where it belongs to another: see [`~DIQScorer.calibrate`]; a forward pass without the prompt beside any
-            difficulty but IFD) and, of a classifier, `"difficulty_knowledge"`, `"difficulty_reasoning"` and
-            `"difficulty_overall"`.
+            difficulty but IFD), `"alignment"` (cosines of the row's gradient with that of each validation row, which
+            choose in turn by `select_subset(turns=["alignment"])`) and, of a classifier, `"difficulty_knowledge"`,
+            `"difficulty_reasoning"` and `"difficulty_overall"`.
         source_column (`str`, *optional*, defaults to `"source"`):
             Column that says where a row is from, if the dataset has it: `mismatch` compares rows of one source.
         max_tokens_per_batch (`int`, *optional*):
@@ -184,6 +187,10 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         self.projection = (
             None if projection_dim is None else Projection(projection_dim, list(self.engine.modules), projection_seed)
         )
+        # What gradients are compared by, where they are: as they are stored, if they are.
+        self.compared_by = self.projection
+        if ALIGNMENT in extra_columns and self.compared_by is None:
+            self.compared_by = alignment_projection(list(self.engine.modules), projection_seed)
         self.validation = {name: encode_group(rows, name, self.encode) for name, rows in groups.items()}
         self._name = str(model) if isinstance(model, str | Path) else None
         self.weights_digest = WeightsDigest(self.model)
@@ -191,6 +198,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         self._process = os.getpid()
         self._directions: dict[str, Direction] = {}
         self._joint: tuple[list[str], Direction | None] | None = None  # of all groups' halves
+        self._projected: tuple[list[str], np.ndarray] | None = None  # the validation rows
         self.calibration: MismatchNull | None = None  # by `calibrate`
         self.used_null: MismatchNull | None = None  # by the last `score`
         self.reliability: Reliability | None = None  # of the last `score`
