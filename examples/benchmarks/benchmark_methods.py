@@ -62,6 +62,8 @@ def diq(worker: Worker, attention: str | None = None) -> None:
     pool, validation, warmup = encoded(worker.pool), encoded(worker.validation), encoded(worker.warmup)
     encoder = RowEncoder(AutoTokenizer.from_pretrained(worker.job["tokenizer"]))
     engine.score(warmup, engine.validation_gradient(warmup))
+    if attention is not None and worker.device.type == "cuda":  # FlexAttention is compiled for shapes, not loaded
+        engine.score(pool, engine.validation_gradient(validation))
     worker.start()
     with worker.phase("validation"):
         direction = engine.validation_gradient(validation)

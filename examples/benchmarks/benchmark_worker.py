@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 
-RANDOM_LLAMA = "random-llama-3.1-8b"
+LLAMA_8B = "llama-3.1-8b"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "diq-hf")
 PEERS = {"bergson": "bergson", "dattri": "dattri-llm", "kronfluence": "kronfluence"}  # and their packages
 # φ, for those who do not find it by themselves: the attention's q, k and v.
@@ -53,7 +53,7 @@ class Worker:
         self.baseline = 0
 
     def load_model(self, dtype: torch.dtype | None = None):
-        return load_model(self.job["model"], dtype or self.dtype, self.device, self.job["layers"])
+        return load_model(self.job["model"], dtype or self.dtype, self.device, self.job["layers"], self.job["random"])
 
     def start(self) -> None:
         """Takes the baseline, after loading and warming up."""
@@ -140,9 +140,11 @@ def row_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.
     return losses.new_zeros(len(targets)).index_add(0, rows, losses) / trained.sum(1)
 
 
-def load_model(name: str, dtype: torch.dtype, device: torch.device, layers: int | None = None):
-    """A checkpoint, or Llama-3.1-8B's shape with random weights, in eval mode."""
-    if name != RANDOM_LLAMA:
+def load_model(
+    name: str, dtype: torch.dtype, device: torch.device, layers: int | None = None, random: bool = False
+) -> PreTrainedModel:
+    """A checkpoint, or one's shape with random weights, in eval mode."""
+    if not random:
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device).eval()
     torch.manual_seed(0)
     with device:
@@ -151,7 +153,8 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, layers: int 
 
 
 def config_of(name: str, layers: int | None = None) -> PreTrainedConfig:
-    if name != RANDOM_LLAMA:
+    """A checkpoint's, or that of Llama-3.1-8B."""
+    if name != LLAMA_8B:
         return AutoConfig.from_pretrained(name)
     return LlamaConfig(
         vocab_size=128256,
