@@ -158,7 +158,7 @@ def run(method: str, job: dict, folder: Path, python: str, timeout: float | None
             [python, script, method, path], capture_output=True, text=True, env=environment, timeout=timeout
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"not done in {timeout:.0f} s"}
+        return {"error": f"not done in {timeout:g} s"}
     if done.returncode or not result.exists():
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         print("\n".join(lines[-20:]), file=sys.stderr)

@@ -36,6 +36,7 @@ COLUMNS = {
     "peak_gib": "peak, GiB",
     "spearman": "Spearman",
     "top_overlap": "top 10 %",
+    "largest_score_difference": "largest error",
     "settings": "settings",
 }
 
@@ -163,7 +164,11 @@ def markdown(report: dict) -> str:
     for method, line in report["methods"].items():
         cells = [f"failed: {line['error'][:200]}"] if "error" in line else [line[name] for name in COLUMNS]
         text.append(f"| {METHODS[method]} | {' | '.join(map(cell, cells))} |")
-    text += ["", "Tokens are real ones, without padding; Spearman and top 10 % are against fp32 row-by-row autograd."]
+    text += [
+        "",
+        "Tokens are real ones, without padding; Spearman, top 10 % and the largest error (of the largest score) are "
+        "against fp32 row-by-row autograd.",
+    ]
     if peak:
         text += [
             f"Of peak: operations a second over the {peak / 1e12:.4g} TFLOP/s of a large {about['dtype']} matrix "
