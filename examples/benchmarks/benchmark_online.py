@@ -4,6 +4,7 @@ python examples/benchmarks/benchmark_online.py --model MODEL --steps 40
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -25,31 +26,58 @@ sys.path.append(str(Path(__file__).parents[1] / "demo"))
 from clinical_pool import clinical_pool, clinical_validation
 
 
-class InTurn(TrainerCallback):
-    """Reads every other step's influences."""
+class Reading(TrainerCallback):
+    """Reads the influence of each row of an epoch as it is trained.
+
+    Set `trainer` to the trainer, which has an `eval_dataset`, before it trains.
+
+    Args:
+        max_validation_rows (`int`, *optional*):
+            So many of its rows at most.
+    """
+
+    def __init__(self, max_validation_rows: int | None = None):
+        self.max_validation_rows = max_validation_rows
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        scorer = TrainerScorer(self.trainer, kwargs["model"], max_validation_rows=self.max_validation_rows)
+        self.online = OnlineInfluence(scorer.engine)
+        self.online.use(scorer.direction())
+        self.rows = len(self.trainer.train_dataset)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        size, batches = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        first = state.global_step % math.ceil(self.rows / (size * batches)) * size * batches
+        # Which rows they are is of no matter here, but how many: an epoch's last batch may be smaller.
+        self.online.attach()
+        self.online.begin_step(
+            lambda batch: list(range(first + batch * size, min(first + (batch + 1) * size, self.rows)))
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.online.collect()
+        self.online.detach()
+
+
+class InTurn(Reading):
+    """Reads every other step's influences, and takes the time of all."""
 
     def __init__(self):
+        super().__init__(max_validation_rows=8)
         self.seconds = {True: [], False: []}
         self.reading = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        scorer = TrainerScorer(self.trainer, kwargs["model"], max_validation_rows=8)
-        self.online = OnlineInfluence(scorer.engine)
-        self.online.use(scorer.direction())
-        self.online.begin_step(lambda batch: list(range(args.per_device_train_batch_size)))
-
     def on_step_begin(self, args, state, control, **kwargs):
         if self.reading:
-            self.online.attach()
+            super().on_step_begin(args, state, control)
         self.start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.reading:
-            self.online.collect()
+            super().on_step_end(args, state, control)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds[self.reading].append(time.perf_counter() - self.start)
-        self.online.detach()
         self.reading = not self.reading
 
 

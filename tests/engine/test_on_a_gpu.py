@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import SIZES
 from oracle import attention_weights, in_float64, oracle, relative_error, with_lora
 from test_fsdp import ROWS, VALIDATION
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from diq_hf.engine.influence import InfluenceEngine
 from diq_hf.ranks import spearman
@@ -13,6 +14,12 @@ from diq_hf.training.online import OnlineInfluence
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 pytestmark = pytest.mark.parametrize("device", DEVICES)
+
+
+def make_model():
+    """The tests' Llama with heads as wide as FlexAttention's kernel wants them."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES | {"head_dim": 16}))
 
 
 @pytest.fixture(scope="module")

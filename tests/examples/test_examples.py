@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
-from scipy.stats import spearmanr
 from trl import SFTConfig
 
 from diq_hf import DIQScorer
@@ -24,7 +23,6 @@ from diq_hf.rows.formats import RowEncoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 import paper  # noqa: E402
-from benchmark import COLUMNS, METHODS, SFT, agreement  # noqa: E402
 from clinical_pool import clinical_pool, clinical_validation  # noqa: E402
 
 
@@ -191,49 +189,6 @@ def test_demo(model_folder, tmp_path):
     assert subset["diq_rank"][:] == list(range(1, 9))
     page = re.search(r"Report: (file://\S+/report\.html) ", result.stdout)[1]
     assert "Clinical pool" in Path(page.removeprefix("file://")).read_text(encoding="utf-8")
-
-
-def test_benchmark(model_folder, pool, validation, tmp_path):
-    for name, rows in (("pool", pool), ("validation", validation)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chosen = ["forward", "diq", "sft_best", "row_by_row_fp32"]
-    command = [
-        sys.executable,
-        EXAMPLES / "benchmarks/benchmark.py",
-        "--model",
-        model_folder,
-        "--dtype",
-        "float32",
-        "--use_cpu",
-    ]
-    command += ["--rows", tmp_path / "pool.jsonl", "--validation", tmp_path / "validation.jsonl"]
-    command += ["--methods", *chosen, "--output", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr + result.stdout
-    report = json.loads((tmp_path / "benchmark.json").read_text())
-    lines = report["methods"]
-    assert list(lines) == chosen
-    for line in lines.values():
-        assert set(COLUMNS) <= set(line)
-        assert line["rows_per_second"] > 0 and line["ratio_to_forward"] > 0
-        assert line["peak_gib"] >= line["baseline_gib"] > 0
-    assert lines["forward"]["ratio_to_forward"] == 1 and lines["row_by_row_fp32"]["spearman"] == 1
-    assert lines["diq"]["spearman"] > 0.99 and lines["diq"]["top_overlap"] == 1
-    assert lines["diq"]["largest_loss_difference"] < 1e-5
-    shares = report["scoring_over_three_epochs"]
-    assert 0 < shares["pool"][SFT[1]] < shares["validation + pool"][SFT[1]]
-    assert shares["validation + pool"][SFT[1]] < shares["validation + pool + difficulty"][SFT[1]]
-    table = (tmp_path / "benchmark.md").read_text()
-    assert all(heading in table for heading in (*COLUMNS.values(), *(METHODS[name] for name in chosen)))
-
-
-def test_agreement_with_the_truth():
-    rng = np.random.default_rng(0)
-    truth, scores = rng.integers(0, 9, size=(2, 40)).astype(float)  # with ties
-    assert agreement(scores, truth)[0] == pytest.approx(spearmanr(scores, truth)[0])
-    assert agreement(truth, truth) == (pytest.approx(1), 1)
-    assert agreement(-np.arange(20.0), np.arange(20.0)) == (pytest.approx(-1), 0)
-    assert agreement([3, 9, 8, 0], [1, 8, 9, 0])[1] == 0
 
 
 def test_documented_code_runs(model_folder, pool, validation, tmp_path):
