@@ -80,7 +80,10 @@ class ScoringOptions:
 
     def both(self, pool: str, reading: Reading, validation: str, streaming: bool = False) -> tuple[Any, Any]:
         """The pool's and the validation rows, by the names that a command line gives them; says what is in both."""
-        rows = reading.stream(pool) if streaming else reading.rows(pool, self.on_bad_row, self.dataset_text_field)
+        if streaming:
+            rows = reading.stream(pool, self.on_bad_row)
+        else:
+            rows = reading.rows(pool, self.on_bad_row, self.dataset_text_field)
         validation_rows = load_rows(validation, self.validation_split, self.validation_name, self.validation_revision)
         validation_rows = reading.beside(validation_rows, self.validation_columns)
         if is_first_process() and not streaming:
