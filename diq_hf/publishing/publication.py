@@ -16,7 +16,8 @@ from huggingface_hub import DatasetCardData
 from ..names import RECIPE
 from ..recipe import Recipe
 from .readme import config_entry, infos_of, read_head
-from .subset_card import draw_selection, merge_card, render_card
+from .sections import linked_page, merge_card
+from .subset_card import draw_selection, render_card
 
 
 SHARD_BYTES = 500_000_000  # as `Dataset.push_to_hub` has it
@@ -132,7 +133,8 @@ class Publication:
             if "default" in entry and entry["config_name"] in entries:
                 entries[entry["config_name"]]["default"] = entry["default"]
         MetadataConfigs(entries).to_dataset_card_data(data)
-        card = render_card(repo_id, folder, self.recipe, data, [file.name for file in self.figures])
+        figures = [file.name for file in self.figures]
+        card = render_card(repo_id, folder, self.recipe, data, figures, linked_page(present, folder))
         return merge_card(present, card, folder)
 
     def _refuse_neighbours(self, repo_id: str, files: Iterable[str]) -> None:

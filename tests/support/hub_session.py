@@ -12,6 +12,7 @@ from pathlib import Path
 import hub_commands
 import hub_faults
 import hub_pushes
+import hub_spaces
 import hub_tampering
 from datasets import disable_progress_bars
 from hub_kit import HUB, check_card
@@ -21,7 +22,7 @@ from diq_hf.publishing import publication
 
 
 # The last one looks at what all have published.
-ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_commands)
+ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_commands)
 
 
 def no_figures(*_) -> list[Path]:
