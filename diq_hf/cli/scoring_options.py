@@ -76,7 +76,10 @@ class ScoringOptions:
     on_bad_row: Annotated[str, option(help="'raise', or 'skip' to leave bad rows unscored.")] = "raise"
     overwrite_columns: OverwriteColumns = False
     chunk_size: Annotated[int, option(help="Rows in a chunk, the unit of resuming.")] = 512
-    cache_dir: Annotated[Path | None, option(help="Folder for finished chunks, seen by every process.")] = None
+    cache_dir: Annotated[
+        str | None,
+        option(help="Folder for finished chunks, seen by every process; or a Storage Bucket, 'hf://buckets/me/name'."),
+    ] = None
 
     def both(self, pool: str, reading: Reading, validation: str, streaming: bool = False) -> tuple[Any, Any]:
         """The pool's and the validation rows, by the names that a command line gives them; says what is in both."""

@@ -1,4 +1,4 @@
-"""A Hub in memory, of datasets and static Spaces: commits, branches, pull requests, LFS, tokens, privacy.
+"""A Hub in memory, of datasets, Spaces and buckets: commits, branches, pull requests, LFS, tokens, privacy.
 
 Over HTTP it answers the unmodified `huggingface_hub` and `datasets` clients, and goes wrong on demand: [`Hub.fault`].
 `HF_ENDPOINT` has to name it, and `HF_HUB_DISABLE_XET=1` be set, before `huggingface_hub` is imported.
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from hub_storage import Buckets
 
 
 TOKENS = {"hf_of_me": "me", "hf_of_you": "you"}
@@ -53,6 +55,7 @@ class Hub:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[dict] = []
+        self.buckets = Buckets()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -182,6 +185,12 @@ class Handler(BaseHTTPRequestHandler):
                 return self.validate(json.loads(self.body))
             case ["api", "repos", "create"]:
                 return self.create(json.loads(self.body))
+            case ["api", "buckets", owner, name, *what]:
+                if self.user() != owner:
+                    raise Refused(403, f"Forbidden: the bucket is {owner}'s.")
+                return self.hub.buckets.route(self.command, self.hub.url, f"{owner}/{name}", what, self.body)
+            case ["buckets", owner, name, "resolve", *path]:
+                return self.hub.buckets.resolve(self.hub.url, f"{owner}/{name}", "/".join(path))
             case ["lfs", oid]:
                 if hashlib.sha256(self.body).hexdigest() != oid:
                     raise Refused(400, "The content is not what its name says.")

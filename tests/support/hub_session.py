@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hub_commands
 import hub_faults
+import hub_jobs
 import hub_pushes
 import hub_spaces
 import hub_tampering
@@ -22,7 +23,7 @@ from diq_hf.publishing import publication
 
 
 # The last one looks at what all have published.
-ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_commands)
+ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_jobs, hub_commands)
 
 
 def no_figures(*_) -> list[Path]:
