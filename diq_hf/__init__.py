@@ -26,6 +26,7 @@ _ROOMS = {
     "load_subset": "publishing.hub",
     "verify_subset": "publishing.hub",
     "write_report": "reporting.report",
+    "push_report": "publishing.space",
 }
 
 __all__ = ["__version__", *_ROOMS]

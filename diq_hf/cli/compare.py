@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from .inputs import load_rows, split_of
-from .options import Split, command_line, token_of
+from .options import HubToken, Private, PushToSpace, Split, command_line, token_of
 from .reading import AS_IT_IS, Reading
 
 
@@ -73,7 +73,9 @@ def compare(
     push_to_hub: Annotated[
         str | None, typer.Option(help="Dataset repository that gets the results: beside the card of a subset.")
     ] = None,
-    token_env: Annotated[str | None, typer.Option(help="Environment variable with the access token.")] = None,
+    push_to_space: PushToSpace = None,
+    private: Private = False,
+    token_env: HubToken = None,
 ) -> None:
     """Train on what each strategy chooses, at equal tokens and steps, and tell real differences from chance.
 
@@ -81,6 +83,12 @@ def compare(
     processes with the same command share the work.
     """
     token = token_of(token_env)
+    if private and push_to_space is None:
+        raise ValueError("--private goes with --push-to-space.")
+    if push_to_space is not None:
+        from ..publishing.space import ReportSpace
+
+        space = ReportSpace(push_to_space, private=private or None, token=token)
     chosen = {
         "strategies": strategies,
         "ratio": [_number(float, "--ratio", text) for text in ratio or ()],
@@ -136,6 +144,8 @@ def compare(
         from ..comparison.hub import push_comparison
 
         typer.echo(push_comparison(output, push_to_hub, token))
+    if push_to_space is not None:
+        typer.echo(space.push(output / "index.html"))
 
 
 def _number(kind: Any, option: str, text: str) -> Any:

@@ -25,6 +25,10 @@ OverwriteColumns = Annotated[bool, typer.Option("--overwrite-columns", help="Rep
 HubToken = Annotated[
     str | None, typer.Option(help="Environment variable with the access token; by default that of `hf auth login`.")
 ]
+PushToSpace = Annotated[
+    str | None, typer.Option(help="Static Space that shows the page; made if it is not there. It can be read there.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 
 
 def or_none(kind: Callable[[str], Any]) -> Any:

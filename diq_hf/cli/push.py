@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .inputs import load_rows
-from .options import HubToken, token_of
+from .options import HubToken, Private, token_of
 from .outputs import load_recipe
 
 
@@ -23,7 +23,7 @@ def push(
     ] = None,
     license: Annotated[str | None, typer.Option(help="License of the rows, if the source's card names none.")] = None,
     language: Annotated[list[str] | None, typer.Option(help="Language of the rows (repeatable).")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: Private = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
     token_env: HubToken = None,

@@ -59,15 +59,15 @@ class Reading:
         """The dataset as it is."""
         return load_rows(dataset, self.split, self.name, self.dataset_revision, self.data_files)
 
-    def stream(self, dataset: str) -> Any:
-        """The dataset as a stream, in the rows that it has.
+    def stream(self, dataset: str, on_bad_row: str = "raise") -> Any:
+        """The dataset as a stream, of rows that a trainer takes if a template is asked for, else as they are.
 
         Raises:
-            `ValueError`: A template is asked for.
+            `ValueError`: It lacks a column of the template.
         """
-        if self.template is not None:
-            raise ValueError("A stream is read as it is: leave out --columns and --prompt, or --streaming.")
-        return load_rows(dataset, self.split, self.name, self.dataset_revision, self.data_files, streaming=True)
+        place = (dataset, self.split, self.name, self.dataset_revision, self.data_files)
+        stream, template = load_rows(*place, streaming=True), self.template
+        return stream if template is None else template.apply(stream, on_bad_row)
 
     def rows(self, dataset: str, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
         """The dataset in rows that a trainer takes.

@@ -29,22 +29,25 @@ def score(
 ) -> None:
     """Add difficulty and influence to a dataset and save it. A killed run goes on where it stopped."""
     check_folder(output, overwrite, [dataset, validation, model, scoring.difficulty])
+    from ..scoring.buckets import chunk_folder
     from ..scoring.reliability import LOW
     from ..scoring.streams import first_rows, score_stream
 
     rows, validation_rows = scoring.both(dataset, reading, validation, streaming)
     tested, first = scoring.difficulty == "ifd", first_rows(rows) if streaming else rows
     scorer = scoring.scorer(model, validation_rows, first, tested, projection_dim=projection_dim)
-    places = {"chunk_size": scoring.chunk_size, "cache_dir": scoring.cache_dir}
-    if streaming:
-        scored = rows = score_stream(scorer, rows, **places)
-    else:
-        scored = scorer.score(rows, **places)
-    if is_first_process():
-        recipe = scoring.recipe(context, scorer, dataset, rows, reading, validation, validation_rows)
-        save_dataset(scored, output, overwrite, recipe)
+    with chunk_folder(scoring.cache_dir, scorer.engine.device) as folder:
+        places = {"chunk_size": scoring.chunk_size, "cache_dir": folder}
         if streaming:
-            scored.remove()
+            scored = rows = score_stream(scorer, rows, **places)
+        else:
+            scored = scorer.score(rows, **places)
+        if is_first_process():
+            recipe = scoring.recipe(context, scorer, dataset, rows, reading, validation, validation_rows)
+            save_dataset(scored, output, overwrite, recipe)
+            if streaming:
+                scored.remove()
+    if is_first_process():
         typer.echo(f"{len(scored)} scored rows in {output}")
         if scorer.reliability is not None and scorer.reliability.split_half >= LOW:  # else it was a warning
             typer.echo(str(scorer.reliability))

@@ -76,11 +76,17 @@ class ScoringOptions:
     on_bad_row: Annotated[str, option(help="'raise', or 'skip' to leave bad rows unscored.")] = "raise"
     overwrite_columns: OverwriteColumns = False
     chunk_size: Annotated[int, option(help="Rows in a chunk, the unit of resuming.")] = 512
-    cache_dir: Annotated[Path | None, option(help="Folder for finished chunks, seen by every process.")] = None
+    cache_dir: Annotated[
+        str | None,
+        option(help="Folder for finished chunks, seen by every process; or a Storage Bucket, 'hf://buckets/me/name'."),
+    ] = None
 
     def both(self, pool: str, reading: Reading, validation: str, streaming: bool = False) -> tuple[Any, Any]:
         """The pool's and the validation rows, by the names that a command line gives them; says what is in both."""
-        rows = reading.stream(pool) if streaming else reading.rows(pool, self.on_bad_row, self.dataset_text_field)
+        if streaming:
+            rows = reading.stream(pool, self.on_bad_row)
+        else:
+            rows = reading.rows(pool, self.on_bad_row, self.dataset_text_field)
         validation_rows = load_rows(validation, self.validation_split, self.validation_name, self.validation_revision)
         validation_rows = reading.beside(validation_rows, self.validation_columns)
         if is_first_process() and not streaming:

@@ -19,7 +19,7 @@ from ..rows.validation import encode_group, row_name
 from ..scoring.mismatch import can_calibrate, null_size
 from ..scoring.scorer import DIQScorer
 from ..selection.duplicates import exact_duplicates
-from ..selection.leakage import Leak, find_leaks
+from ..selection.leakage import find_leaks
 from ..selection.quadrants import QUADRANTS, QuadrantRule
 from ..selection.scores import score_columns
 from ..selection.settings import MAX_SIMILARITY
@@ -120,7 +120,7 @@ class Pool:
         )
 
 
-def check_leaks(pool: Any, heldout: Any, name: str = "held-out") -> list[Leak]:
+def check_leaks(pool: Any, heldout: Any) -> None:
     """Refuses held-out rows that stand in the pool, whoever would be the better for them.
 
     Raises:
@@ -130,15 +130,14 @@ def check_leaks(pool: Any, heldout: Any, name: str = "held-out") -> list[Leak]:
     if leaks:
         others = sorted({leak.other_row for leak in leaks})
         shown = "; ".join(
-            f"{name} row {leak.other_row} and row {leak.pool_row} of the pool "
+            f"held-out row {leak.other_row} and row {leak.pool_row} of the pool "
             + (f"are {leak.similarity:.0%} alike" if leak.by == "row" else "have one prompt")
             for leak in leaks[:_LEAKS_NAMED]
         )
         raise ValueError(
-            f"{len(others)} {name} rows stand in the pool, so that they would measure memory: {shown}. Remove them "
+            f"{len(others)} held-out rows stand in the pool, so that they would measure memory: {shown}. Remove them "
             "from either, or pass `on_leak='drop'` to measure by the others."
         )
-    return leaks
 
 
 @dataclass(frozen=True)

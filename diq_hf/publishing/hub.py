@@ -6,7 +6,6 @@ what a killed push has uploaded belongs to no commit, and is found again by the 
 
 import re
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from pathlib import Path
 from datasets import Dataset
 from datasets.utils.logging import get_logger
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from .. import __version__
 from ..names import is_repo_id
 from ..recipe import Recipe, SelectionFacts
 from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, possible_settings, scores_alone
 from .checks import Verification, changes, check_subset
+from .commits import commit_on_top, make_ready, saying_what_to_do
 from .contents import CONTENT, RANK, add_contents, batches, content_columns, different_contents, digests
 from .privacy import refuse_private
 from .publication import Publication
@@ -29,10 +29,6 @@ from .subset_card import TAGS, size_category
 
 
 logger = get_logger(__name__)
-
-# A commit that another one overtook (409, 412) is made again on top of that one, so many times in all, and at first
-# after so many seconds. `huggingface_hub` leaves this to its callers.
-ATTEMPTS, WAIT = 5, 0.5
 
 
 def push_subset(
@@ -123,36 +119,23 @@ def push_subset(
     metadata = _metadata(repo_id, recipe, len(subset), source_datasets, license, language, token)
     with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
         publication = Publication(Path(folder), config_name, subset, pool, scores, recipe)
-        try:
-            _make_ready(api, repo_id, private, None if create_pr else revision)
-            for attempt in range(1, ATTEMPTS + 1):
-                present = Repository(api, repo_id, revision)
-                readme = publication.readme(repo_id, present.readme, present.files, metadata)
-                outdated = publication.outdated(present.files)
-                try:
-                    return api.create_commit(
-                        repo_id,
-                        [
-                            CommitOperationAdd("README.md", readme.encode()),
-                            *(CommitOperationAdd(path, file) for path, file in publication.paths.items()),
-                            *(CommitOperationDelete(path) for path in outdated),
-                        ],
-                        commit_message=commit_message or f"{config_name}: {len(subset)} rows, their card and recipe",
-                        repo_type="dataset",
-                        revision=revision,
-                        create_pr=create_pr,
-                        parent_commit=present.sha,
-                    )
-                except HfHubHTTPError as error:
-                    if error.response.status_code not in (409, 412) or attempt == ATTEMPTS:
-                        raise
-                    logger.info(f"Another commit came first ({error.response.status_code}); trying again.")
-                    time.sleep(WAIT * 2 ** (attempt - 1))
-        except HfHubHTTPError as error:
-            if error.response.status_code in (401, 403):
-                remedy = f"Log in with `hf auth login`, or pass a `token` that may write to {repo_id}."
-                error.append_to_message(f"\nNothing was published. {remedy}")
-            raise
+
+        def prepare() -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
+            present = Repository(api, repo_id, revision)
+            readme = publication.readme(repo_id, present.readme, present.files, metadata)
+            return present.sha, [
+                CommitOperationAdd("README.md", readme.encode()),
+                *(CommitOperationAdd(path, file) for path, file in publication.paths.items()),
+                *(CommitOperationDelete(path) for path in publication.outdated(present.files)),
+            ]
+
+        with saying_what_to_do(repo_id):
+            make_ready(api, repo_id, private)
+            if revision is not None and not revision.startswith("refs/") and not create_pr:
+                api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+            message = commit_message or f"{config_name}: {len(subset)} rows, their card and recipe"
+            place = {"repo_type": "dataset", "revision": revision, "create_pr": create_pr}
+            return commit_on_top(api, repo_id, prepare, message, **place)
 
 
 def load_subset(
@@ -330,13 +313,3 @@ def _metadata(
 def _base_model(recipe: Recipe) -> list[str] | None:
     model = recipe.model
     return [model.name] if model and model.on_hub and model.name and is_repo_id(model.name) else None
-
-
-def _make_ready(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
-    """The repository and the branch, if they are not there."""
-    if not api.repo_exists(repo_id, repo_type="dataset"):
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    elif private and not api.repo_info(repo_id, repo_type="dataset").private:
-        raise ValueError(f"{repo_id} is there and public. Make it private in its settings, or leave `private` out.")
-    if revision is not None and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)

@@ -39,7 +39,23 @@ def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None
             refuse_private(part, token, where)
     elif isinstance(value, str):
         for text in (value, unquote(value)):  # in an address, a path may be written with %2F
-            if (token and token in text) or re.search(r"(?<![A-Za-z0-9])hf_\w{20,}", text):
-                raise ValueError(f"{where} holds a token. Take it out.")
+            refuse_token(text, token, where)
             if _PATHS.search(text):
                 raise ValueError(f"{where} holds a local path, {value!r}. Name its last part only.")
+
+
+def refuse_token(text: str, token: str | None, where: str) -> None:
+    """Raises if a text holds an access token: the one that is used, or what looks like one.
+
+    Example:
+
+    ```python
+    >>> refuse_token("a hf_home folder", "secret", "the page")
+    >>> refuse_token("my secret", "secret", "the page")
+    Traceback (most recent call last):
+    ValueError: the page holds a token. Take it out.
+
+    ```
+    """
+    if (token and token in text) or re.search(r"(?<![A-Za-z0-9])hf_\w{20,}", text):
+        raise ValueError(f"{where} holds a token. Take it out.")

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetInfo, SplitDict, SplitInfo
+from datasets import Dataset, DatasetInfo, Features, LargeList, List, SplitDict, SplitInfo, Value
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
@@ -16,7 +17,8 @@ from huggingface_hub import DatasetCardData
 from ..names import RECIPE
 from ..recipe import Recipe
 from .readme import config_entry, infos_of, read_head
-from .subset_card import draw_selection, merge_card, render_card
+from .sections import linked_page, merge_card
+from .subset_card import draw_selection, render_card
 
 
 SHARD_BYTES = 500_000_000  # as `Dataset.push_to_hub` has it
@@ -66,7 +68,7 @@ class Publication:
         self.paths |= {f"{config_name}/{file.name}": file for file in (recorded, *self.figures)}
 
     def _add_rows(self, config_name: str, stem: str, rows: Dataset) -> None:
-        rows = rows.with_format(None)
+        rows = with_types(rows.with_format(None))
         size = rows.data.nbytes * len(rows) / max(1, len(rows.data))
         shards = max(1, math.ceil(size / SHARD_BYTES))
         written, stored = 0, 0
@@ -132,7 +134,8 @@ class Publication:
             if "default" in entry and entry["config_name"] in entries:
                 entries[entry["config_name"]]["default"] = entry["default"]
         MetadataConfigs(entries).to_dataset_card_data(data)
-        card = render_card(repo_id, folder, self.recipe, data, [file.name for file in self.figures])
+        figures = [file.name for file in self.figures]
+        card = render_card(repo_id, folder, self.recipe, data, figures, linked_page(present, folder))
         return merge_card(present, card, folder)
 
     def _refuse_neighbours(self, repo_id: str, files: Iterable[str]) -> None:
@@ -146,6 +149,24 @@ class Publication:
                 f"{repo_id} has {odd}, which would be loaded as rows of {self.config_name!r}. Remove or rename them, "
                 "or choose another `config_name`."
             )
+
+
+def with_types(rows: Dataset) -> Dataset:
+    """Rows in which no column, and no part of one, is of the type `null`, as columns are that hold nothing at all.
+
+    The Hub can show none of these, nor describe them as Croissant, and rows of another shard or a later push may hold
+    something there. They become columns of text without a value.
+    """
+    features = Features({name: _typed(feature) for name, feature in rows.features.items()})
+    return rows if features == rows.features else rows.cast(features)
+
+
+def _typed(feature: Any) -> Any:
+    if isinstance(feature, Mapping):
+        return {name: _typed(part) for name, part in feature.items()}
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_typed(feature.feature))
+    return Value("string") if feature == Value("null") else feature
 
 
 def recipe_digest(recipe: Mapping) -> str:

@@ -17,6 +17,7 @@ from ..reporting.figures import COLORS, NAMES, plot_quadrants
 from ..selection.quadrants import QUADRANTS, QuadrantRule
 from ..selection.scores import score_columns
 from .markdown import code, code_block, plain
+from .sections import markers, section_of
 
 
 TAGS = ["diq", "data-selection", "arxiv:2508.01450"]
@@ -36,7 +37,12 @@ UNKNOWN_LIMIT = "Where the difficulty comes from is not recorded; its bias is in
 
 
 def render_card(
-    repo_id: str, config: str, recipe: Recipe, metadata: DatasetCardData, figures: Sequence[str]
+    repo_id: str,
+    config: str,
+    recipe: Recipe,
+    metadata: DatasetCardData,
+    figures: Sequence[str],
+    look: str | None = None,
 ) -> DatasetCard:
     """The card of a repository that holds this one subset.
 
@@ -51,6 +57,8 @@ def render_card(
             The YAML head.
         figures (`Sequence[str]`):
             Names of the pictures there are.
+        look (`str`, *optional*):
+            The line that says where there is a page to look at.
     """
     selection = recipe.selection
     configs = [entry["config_name"] for entry in metadata["configs"]]
@@ -70,6 +78,7 @@ def render_card(
         digest_row=digest_row,
         audit_line=_audit_line(recipe),
         how_many=how_many(selection),
+        look=look,
         of=_named(recipe.pool) if recipe.pool else None,
         model=_named(recipe.model) if recipe.model else None,
         made_by=_made_by(recipe),
@@ -115,9 +124,9 @@ def how_many(selection: SelectionFacts) -> str:
 
 def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
     """Lines of a card's tables that a recipe contradicts, one sentence each."""
-    section = _section(readme, config)
+    section = section_of(readme, config)
     if section is None:
-        return [f"README.md has no section between the markers {' and '.join(_markers(config))}"]
+        return [f"README.md has no section between the markers {' and '.join(markers(config))}"]
     lines = [" ".join(line.split()) for line in section.splitlines()]
     quadrants, thresholds, digest = number_rows(recipe)
     found = []
@@ -136,55 +145,6 @@ def different_numbers(readme: str, config: str, recipe: Recipe) -> list[str]:
 
 def _otherwise(said: Sequence[str], expected: str) -> str:
     return f"the card says {' and '.join(map(repr, said)) or 'nothing'} instead of {expected!r}"
-
-
-def merge_card(readme: str | None, card: DatasetCard, config: str) -> str:
-    """A README with the card's section and head in it.
-
-    The section replaces an earlier one of the same configuration or goes to the end; all other text stays. Of the
-    head, lists get our entries beside those they have, `configs` and `dataset_info` have been put in before, and
-    other keys are filled in only where they are missing.
-
-    Raises:
-        `ValueError`: One of the section's two markers was removed.
-    """
-    if readme is None:
-        return str(card)
-    merged = DatasetCard(readme)
-    for name, value in card.data.to_dict().items():
-        present = merged.data.get(name)
-        if name in ("configs", "dataset_info") or present is None:
-            merged.data[name] = value
-        elif isinstance(value, list):
-            present = present if isinstance(present, list) else [present]
-            merged.data[name] = present + [entry for entry in value if entry not in present]
-    section = _section(card.text, config)
-    present = _section(merged.text, config)
-    line_break = "\r\n" if "\r\n" in merged.text else "\n"
-    section = section.replace("\n", line_break)
-    if present is not None:
-        merged.text = merged.text.replace(present, section)
-    else:
-        gap = line_break if merged.text.endswith("\n") else line_break * 2
-        merged.text += f"{gap}{section}{line_break}"
-    return str(merged)
-
-
-def _markers(config: str) -> tuple[str, str]:
-    return f"<!-- diq:{config} -->", f"<!-- /diq:{config} -->"
-
-
-def _section(text: str, config: str) -> str | None:
-    start, end = _markers(config)
-    if start not in text and end not in text:
-        return None
-    found = re.search(f"{re.escape(start)}.*?{re.escape(end)}", text, flags=re.DOTALL)
-    if found is None or text.count(start) + text.count(end) != 2:
-        raise ValueError(
-            f"README.md must hold the markers {start} and {end} once each, in this order. Put back the one that is "
-            "missing, or remove both."
-        )
-    return found[0]
 
 
 def size_category(num_rows: int) -> str:

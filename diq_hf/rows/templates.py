@@ -121,8 +121,9 @@ class ColumnTemplate:
         """A dataset in these rows: what the template reads, and columns of other formats, are replaced by them.
 
         Args:
-            dataset ([`~datasets.Dataset`]):
-                The dataset.
+            dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+                The dataset. Of a stream rows are made as they are read, and its columns looked up in its first row
+                where it does not name them.
             on_bad_row (`str`, *optional*, defaults to `"raise"`):
                 `"raise"`, or `"skip"` for nulls where a row cannot be read, so that it will not be scored.
 
@@ -130,23 +131,36 @@ class ColumnTemplate:
             [`RowError`]: A row cannot be read; the error names it.
             `ValueError`: A column is missing.
         """
-        from datasets import Features, List, Value
+        from datasets import IterableDataset
 
-        self.check_columns(dataset.column_names)
-        gone = [name for name in dataset.column_names if name in (*self.columns, *_BEFORE, "prompt", "completion")]
-        features = None
-        if self.messages is None:
-            text = Value("string")
-            made = List({"role": text, "content": text}) if self.chat else text
-            names = ["prompt", *(["completion"] if self.completion is not None else [])]
-            kept = {name: kind for name, kind in dataset.features.items() if name not in gone}
-            features = Features(kept | dict.fromkeys(names, made))
-        return dataset.with_format(None).map(
+        streamed = isinstance(dataset, IterableDataset)
+        rows = dataset.with_format(None)
+        if streamed and dataset.features is not None:
+            rows = rows.decode(False)  # or every picture beside the texts is opened
+        present = dataset.column_names or list(next(iter(rows), {}))
+        self.check_columns(present)
+        gone = dict.fromkeys((*self.columns, *_BEFORE, "prompt", "completion"))
+        # A stream's later rows may have columns that its first has not.
+        how = {} if streamed else {"desc": "Columns to rows"}
+        return rows.map(
             functools.partial(_applied, template=self, skip=on_bad_row == "skip"),
             with_indices=True,
-            remove_columns=gone,
-            features=features,
-            desc="Columns to rows",
+            remove_columns=[name for name in gone if streamed or name in present],
+            features=self._features(dataset.features, gone),
+            **how,
+        )
+
+    def _features(self, of_columns: Any, gone: Mapping) -> Any:
+        """Types of the rows, where those of the columns are known."""
+        from datasets import Features, List, Value
+
+        if self.messages is not None or of_columns is None:
+            return None
+        text = Value("string")
+        made = List({"role": text, "content": text}) if self.chat else text
+        names = ["prompt", *(["completion"] if self.completion is not None else [])]
+        return Features(
+            {name: kind for name, kind in of_columns.items() if name not in gone} | dict.fromkeys(names, made)
         )
 
     def reads(self, columns: Any) -> bool:

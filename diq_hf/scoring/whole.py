@@ -78,7 +78,9 @@ class WholeDatasets:
             chunk_size (`int`, *optional*, defaults to `512`):
                 Rows in a chunk: what is lost at most, by each process, when a run is killed.
             cache_dir (`str` or `Path`, *optional*):
-                Folder for the chunks, seen by every process; by default `diq_hf` in the cache of `datasets`.
+                Folder for the chunks, seen by every process; by default `diq_hf` in the cache of `datasets`. Or a
+                Storage Bucket of the Hub, `"hf://buckets/me/long-job"`, by which another machine goes on: what is in
+                it is brought here first, and what is finished is sent there every half a minute and at the end.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
                 The processes to share the work with; by default the launcher's.
             output_dir (`str` or `Path`, *optional*):
@@ -88,6 +90,11 @@ class WholeDatasets:
         Returns:
             The dataset with the new columns; of a stream a stream of what is in `output_dir`.
         """
+        from .buckets import chunk_folder, is_address
+
+        if is_address(cache_dir):
+            with chunk_folder(cache_dir, self.engine.device, accelerator) as folder:
+                return self.score(dataset, chunk_size, folder, accelerator, output_dir)
         if isinstance(dataset, IterableDataset):
             from .streams import score_to_folder
 
@@ -207,6 +214,7 @@ class WholeDatasets:
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(f"`select` takes a `Dataset`, not a {type(dataset).__name__}: pass one split of it.")
+        from .buckets import chunk_folder
         from .selecting import select_audited
 
         if self.difficulty is None:
@@ -231,9 +239,10 @@ class WholeDatasets:
             order=order,
         )
         self.audit = self.selection = None
-        subset, pool, self.selection, self.audit = select_audited(
-            self, dataset.with_format(None), settings, max_scored, chunk_size, cache_dir, accelerator
-        )
+        with chunk_folder(cache_dir, self.engine.device, accelerator) as folder:
+            subset, pool, self.selection, self.audit = select_audited(
+                self, dataset.with_format(None), settings, max_scored, chunk_size, folder, accelerator
+            )
         return (subset, self.audit, pool) if return_pool else (subset, self.audit)
 
     def share_null(self, dataset: Dataset, cache_dir: str | Path | None = None, accelerator: Any = None) -> None:

@@ -16,13 +16,13 @@ from transformers.utils import logging
 from ..difficulty.sources import DifficultySource
 from ..engine.influence import Direction, NonFiniteLossError
 from ..reporting.figures import plot_moves
-from ..selection.quadrants import QUADRANTS
 from .directions import digest, find_direction, save_direction
 from .history import SelectionHistory, pack, unpack
 from .objectives import LanguageModeling
 from .online import OnlineInfluence
 from .passing import passed_over
 from .pool import Choice, Pool, read_scores
+from .reports import numbers, show_in_trackio
 from .rescoring import TrainerScorer
 from .sampler import SelectionSampler
 from .settings import Settings
@@ -273,24 +273,14 @@ class Steering:
                 f"Only {len(selection)} rows can be selected where {self.num_selected} are asked for: the others have "
                 "no finite scores or are passed over. Those are trained more often instead."
             )
-        logs = {"diq/scored": len(choice.rows), "diq/selected": len(selection)}
-        if choice.rule is not None:
-            logs |= {f"diq/{name}": int((choice.quadrants == code).sum()) for code, name in enumerate(QUADRANTS)}
-            logs["diq/difficulty_threshold"] = choice.rule.difficulty_threshold
-            logs["diq/influence_threshold"] = choice.rule.influence_threshold
-        if before is not None:
-            logs["diq/overlap"] = float(np.isin(selection, before).mean())
-        for name in ("difficulty", "influence"):
-            for group, chosen in (("selected", choice.chosen), ("rest", ~choice.chosen)):
-                values = self.pool.scores[name][choice.rows[chosen]]
-                if np.isfinite(values).any():
-                    logs[f"diq/{name}_{group}"] = float(np.nanmean(values))
+        logs = numbers(self.pool, choice, before)
         logs |= {"diq/seconds": self.scoring_seconds, "diq/share_of_time": self._share()}
         # The trainer's own logging, less what a subclass adds: SFTTrainer would empty its averages into this line.
         # And a log line is not the one that was due at this step.
         due = control.should_log
         Trainer.log(self.trainer, logs)
         control.should_log = due
+        show_in_trackio(self.trainer, state.global_step, self.pool, choice)
 
     def _interval(self) -> int:
         """Update steps between two scorings."""

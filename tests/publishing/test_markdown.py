@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import DatasetCardData
 
 from diq_hf.publishing.markdown import code, code_block, plain
-from diq_hf.publishing.subset_card import different_numbers, merge_card, render_card
+from diq_hf.publishing.sections import merge_card
+from diq_hf.publishing.subset_card import different_numbers, render_card
 from diq_hf.recipe import DifficultyFacts, ModelFacts, Recipe, Source, ValidationFacts
 
 

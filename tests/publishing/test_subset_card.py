@@ -9,7 +9,8 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from diq_hf.publishing.publication import recipe_digest
-from diq_hf.publishing.subset_card import FIGURES, TAGS, different_numbers, merge_card, render_card
+from diq_hf.publishing.sections import merge_card
+from diq_hf.publishing.subset_card import FIGURES, TAGS, different_numbers, render_card
 from diq_hf.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ from hub_kit import HUB, POOL, TENTH, make_pool, push, readme, refusal, rows, wr
 from huggingface_hub import DatasetCard
 
 from diq_hf import select_subset, verify_subset
-from diq_hf.publishing import hub
+from diq_hf.publishing import commits
 
 
 FAULTS = {
@@ -28,7 +28,7 @@ PASSED_OVER = {
 
 
 def case_faults_change_nothing_and_a_rerun_completes():
-    hub.WAIT = 0.001
+    commits.WAIT = 0.001
     push("me/faulty")
     old = TENTH.to_list()
     for number, (name, (fault, said)) in enumerate(FAULTS.items()):
@@ -53,8 +53,8 @@ def case_faults_change_nothing_and_a_rerun_completes():
         push("me/faulty", new)
         assert not any(fault["times"] for fault in HUB.faults) and rows("me/faulty") == new.to_list(), name
         HUB.faults.clear()
-    commits = [request for request in HUB.requests if "POST /api/datasets/me/faulty/commit" in request]
-    assert len(commits) < 60  # "for good" ends
+    sent = [request for request in HUB.requests if "POST /api/datasets/me/faulty/commit" in request]
+    assert len(sent) < 60  # "for good" ends
 
 
 def case_wrong_or_no_token():
@@ -83,7 +83,7 @@ def case_answer_lost():
 
 
 def case_somebody_commits_meanwhile():
-    hub.WAIT = 0.001
+    commits.WAIT = 0.001
     push("me/raced")
     card = DatasetCard(readme("me/raced"))
     card.text += "\nA sentence that came in between.\n"

@@ -10,7 +10,8 @@ from conftest import chat
 from datasets import Dataset, load_dataset
 from datasets.utils.metadata import MetadataConfigs
 from hub_server import Hub
-from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
+from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, SpaceCard
+from huggingface_hub.constants import SPACES_SDK_TYPES
 
 from diq_hf import push_subset, select_subset
 
@@ -71,8 +72,13 @@ def readme(repo: str, revision: str = "main") -> str:
     return HUB.files(repo, revision)["README.md"].decode()
 
 
-def check_card(text: str) -> list[str]:
-    """What the Hub checks of a dataset card's head, with the clients' own classes."""
+def check_card(text: str, kind: str) -> list[str]:
+    """What the Hub checks of a card's head, with the clients' own classes."""
+    if kind == "space":
+        data = SpaceCard(text).data
+        errors = [] if data.sdk in SPACES_SDK_TYPES else [f"sdk {data.sdk!r}"]
+        errors += [] if data.get("datasets") is None or isinstance(data.datasets, list) else ["datasets"]
+        return errors + ([] if isinstance(data.title, str) and re.fullmatch(r"\W", data.get("emoji")) else ["title"])
     data = DatasetCard(text).data
     MetadataConfigs.from_dataset_card_data(data)
     lists = {name: data.get(name) or [] for name in ("language", "tags", "size_categories", "source_datasets")}

@@ -1,6 +1,6 @@
-"""A Hub in memory, for datasets: commits, branches, pull requests, LFS, tokens and private repositories, over HTTP.
+"""A Hub in memory, of datasets, Spaces and buckets: commits, branches, pull requests, LFS, tokens, privacy.
 
-It answers the unmodified `huggingface_hub` and `datasets` clients, and goes wrong on demand: see [`Hub.fault`].
+Over HTTP it answers the unmodified `huggingface_hub` and `datasets` clients, and goes wrong on demand: [`Hub.fault`].
 `HF_ENDPOINT` has to name it, and `HF_HUB_DISABLE_XET=1` be set, before `huggingface_hub` is imported.
 """
 
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_storage import Buckets
+
 
 TOKENS = {"hf_of_me": "me", "hf_of_you": "you"}
 
@@ -25,6 +27,7 @@ class Repo:
     """Branches point at commits; a commit maps paths to the digests of their contents."""
 
     private: bool
+    sdk: str | None = None
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, str]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
@@ -42,18 +45,22 @@ class Refused(Exception):
 
 
 class Hub:
-    """The server, on a port of this machine. `check_card` says what is wrong with a card's head."""
+    """The server, on a port of this machine. `check_card` says what is wrong with a card's head, by its text and type.
+
+    `repos` has datasets by their names, and Spaces as `"spaces/me/name"`.
+    """
 
     def __init__(self, port: int = 0):
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[dict] = []
+        self.buckets = Buckets()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def start(self, check_card: Callable[[str], list[str]] = lambda text: []) -> None:
+    def start(self, check_card: Callable[[str, str], list[str]] = lambda text, kind: []) -> None:
         self.check_card = check_card
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -85,6 +92,14 @@ class Hub:
         oid = (hashlib.sha256 if lfs else hashlib.sha1)(header + content).hexdigest()
         self.blobs[oid] = content
         return oid
+
+
+def key(kind: str, owner: str, name: str) -> str:
+    return f"{owner}/{name}" if kind == "datasets" else f"{kind}/{owner}/{name}"
+
+
+def owner(key: str) -> str:
+    return key.split("/")[-2]
 
 
 def directory(path: str) -> dict:
@@ -147,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def readable(self, name: str) -> Repo:
         repo = self.hub.repos.get(name)
-        if repo is None or (repo.private and self.user() != name.split("/")[0]):
+        if repo is None or (repo.private and self.user() != owner(name)):
             raise Refused(404, "Repository not found", "RepoNotFound")
         return repo
 
@@ -156,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
         if user is None:
             raise Refused(401, "Invalid username or password.")
         repo = self.readable(name)
-        if user != name.split("/")[0] and not by_pull_request:
+        if user != owner(name) and not by_pull_request:
             raise Refused(403, f"Forbidden: you may not write to {name}.")
         return repo
 
@@ -167,54 +182,83 @@ class Handler(BaseHTTPRequestHandler):
             case ["api", "whoami-v2"]:
                 return 200, {"name": self.user(), "type": "user", "orgs": []}, {}
             case ["api", "validate-yaml"]:
-                return self.validate(json.loads(self.body)["content"])
+                return self.validate(json.loads(self.body))
             case ["api", "repos", "create"]:
                 return self.create(json.loads(self.body))
+            case ["api", "buckets", owner, name, *what]:
+                if self.user() != owner:
+                    raise Refused(403, f"Forbidden: the bucket is {owner}'s.")
+                return self.hub.buckets.route(self.command, self.hub.url, f"{owner}/{name}", what, self.body)
+            case ["buckets", owner, name, "resolve", *path]:
+                return self.hub.buckets.resolve(self.hub.url, f"{owner}/{name}", "/".join(path))
             case ["lfs", oid]:
                 if hashlib.sha256(self.body).hexdigest() != oid:
                     raise Refused(400, "The content is not what its name says.")
                 self.hub.store(self.body, lfs=True)
                 return 200, {}, {}
-            case ["datasets", owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
-                return self.batch(f"{owner}/{name.removesuffix('.git')}", json.loads(self.body))
-            case ["datasets", owner, name, "resolve", revision, *path]:
-                return self.resolve(f"{owner}/{name}", revision, "/".join(path))
-            case ["api", "datasets", owner, name]:
-                return self.info(f"{owner}/{name}", "main")
-            case ["api", "datasets", owner, name, "revision", revision]:
-                return self.info(f"{owner}/{name}", revision)
-            case ["api", "datasets", owner, name, "tree", revision, *path]:
-                return self.tree(f"{owner}/{name}", revision, "/".join(path))
-            case ["api", "datasets", owner, name, "paths-info", revision]:
-                return self.paths_info(f"{owner}/{name}", revision)
-            case ["api", "datasets", owner, name, "preupload", revision]:
-                return self.preupload(f"{owner}/{name}", revision, json.loads(self.body)["files"])
-            case ["api", "datasets", owner, name, "branch", branch]:
-                repo = self.writable(f"{owner}/{name}")
+            case [("datasets" | "spaces") as kind, owner, name, "info", "lfs", "objects", "batch"]:
+                return self.batch(key(kind, owner, name.removesuffix(".git")), json.loads(self.body))
+            case [("datasets" | "spaces") as kind, owner, name, "resolve", revision, *path]:
+                return self.resolve(key(kind, owner, name), revision, "/".join(path))
+            case ["api", ("datasets" | "spaces") as kind, owner, name, *what]:
+                return self.of_repo(key(kind, owner, name), what)
+        raise Refused(404, f"Nothing at {self.path}", "EntryNotFound" if "resolve" in parts else "")
+
+    def of_repo(self, name: str, what: list[str]):
+        match what:
+            case []:
+                return self.info(name, "main")
+            case ["revision", revision]:
+                return self.info(name, revision)
+            case ["commits", _]:
+                messages = reversed(self.readable(name).messages)
+                date = "2026-01-01T00:00:00.000Z"
+                return (
+                    200,
+                    [{"id": "", "title": text, "date": date, "authors": [], "message": ""} for text in messages],
+                    {},
+                )
+            case ["tree", revision, *path]:
+                return self.tree(name, revision, "/".join(path))
+            case ["paths-info", revision]:
+                return self.paths_info(name, revision)
+            case ["preupload", revision]:
+                return self.preupload(name, revision, json.loads(self.body)["files"])
+            case ["branch", branch]:
+                repo = self.writable(name)
                 if branch in repo.branches:
                     raise Refused(409, "The branch is there already.")
                 repo.branches[branch] = repo.branches["main"]
                 return 200, {}, {}
-            case ["api", "datasets", owner, name, "commit", revision]:
-                return self.commit(f"{owner}/{name}", revision)
-        raise Refused(404, f"Nothing at {self.path}", "EntryNotFound" if "resolve" in parts else "")
+            case ["commit", revision]:
+                return self.commit(name, revision)
+        raise Refused(404, f"Nothing at {self.path}")
 
     def create(self, body: dict):
         user = self.user()
         if user is None:
             raise Refused(401, "Invalid username or password.")
-        name = f"{body.get('organization') or user}/{body['name']}"
-        url = f"{self.hub.url}/datasets/{name}"
+        kind = f"{body['type']}s"
+        name = key(kind, body.get("organization") or user, body["name"])
+        url = f"{self.hub.url}/{name if kind == 'spaces' else f'datasets/{name}'}"
         if name in self.hub.repos:
             return 409, {"error": "You already created this dataset repo", "url": url}, {}
-        if user != name.split("/")[0]:
+        if user != owner(name):
             raise Refused(403, f"Forbidden: {user} may not create {name}.")
-        repo = self.hub.repos[name] = Repo(private=body.get("visibility") == "private")
-        repo.commit("main", {".gitattributes": self.hub.store(b"*.parquet filter=lfs\n", lfs=False)}, "initial commit")
+        repo = self.hub.repos[name] = Repo(private=body.get("visibility") == "private", sdk=body.get("sdk"))
+        files = {".gitattributes": b"*.parquet filter=lfs\n"}
+        if kind == "spaces":  # as the Hub fills a static one
+            head = f"---\ntitle: {body['name']}\nemoji: \U0001f43b\nsdk: {body['sdk']}\n---\n"
+            files |= {
+                "README.md": head.encode(),
+                "index.html": b"<p>Welcome to your static Space!",
+                "style.css": b"p {}",
+            }
+        repo.commit("main", {path: self.hub.store(data, lfs=False) for path, data in files.items()}, "initial commit")
         return 200, {"url": url, "name": name}, {}
 
-    def validate(self, content: str):
-        if errors := self.hub.check_card(content):
+    def validate(self, body: dict):
+        if errors := self.hub.check_card(body["content"], body["repoType"]):
             return 400, {"errors": [{"message": error} for error in errors], "warnings": []}, {}
         return 200, {"errors": [], "warnings": []}, {}
 
@@ -228,7 +272,14 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.readable(name)
         sha, files = self.at(repo, revision)
         siblings = [{"rfilename": path} for path in sorted(files)]
-        return 200, {"id": name, "sha": sha, "private": repo.private, "siblings": siblings, "tags": []}, {}
+        answer = {
+            "id": name.removeprefix("spaces/"),
+            "sha": sha,
+            "private": repo.private,
+            "siblings": siblings,
+            "tags": [],
+        }
+        return 200, answer | ({"sdk": repo.sdk} if repo.sdk else {}), {}
 
     def entry(self, path: str, oid: str) -> dict:
         size = len(self.hub.blobs[oid])
@@ -305,5 +356,6 @@ class Handler(BaseHTTPRequestHandler):
             branch = f"refs/pr/{1 + sum(known.startswith('refs/pr/') for known in repo.branches)}"
         sha = repo.commit(branch, files, header["summary"])
         number = branch.rsplit("/", 1)[-1]
-        answer = {"commitUrl": f"{self.hub.url}/datasets/{name}/commit/{sha}", "commitOid": sha}
-        return 200, answer | {"pullRequestUrl": f"{self.hub.url}/datasets/{name}/discussions/{number}"}, {}
+        place = f"{self.hub.url}/{name if repo.sdk else f'datasets/{name}'}"
+        answer = {"commitUrl": f"{place}/commit/{sha}", "commitOid": sha}
+        return 200, answer | {"pullRequestUrl": f"{place}/discussions/{number}"}, {}

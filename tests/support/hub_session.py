@@ -8,10 +8,14 @@ import json
 import sys
 import traceback
 from pathlib import Path
+from unittest import SkipTest
 
 import hub_commands
 import hub_faults
+import hub_jobs
 import hub_pushes
+import hub_readers
+import hub_spaces
 import hub_tampering
 from datasets import disable_progress_bars
 from hub_kit import HUB, check_card
@@ -21,7 +25,7 @@ from diq_hf.publishing import publication
 
 
 # The last one looks at what all have published.
-ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_commands)
+ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_jobs, hub_readers, hub_commands)
 
 
 def no_figures(*_) -> list[Path]:
@@ -42,6 +46,8 @@ if __name__ == "__main__":
             publication.draw_selection = drawn if name in ("case_card", "case_from_score_to_verify") else no_figures
             try:
                 case()
+            except SkipTest as reason:
+                outcomes[name] = f"skipped: {reason}"
             except Exception:
                 outcomes[name] = traceback.format_exc()
             else:

@@ -1,0 +1,197 @@
+"""A page on the Hub: one HTML file as a static Space, linked from the card of the subset that it is about."""
+
+import html
+import re
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard, SpaceCardData
+
+from .. import __version__
+from ..names import is_repo_id
+from .commits import commit_on_top, make_ready, saying_what_to_do
+from .privacy import refuse_token
+from .repository import Repository
+from .sections import linked_page, look_line, with_link
+
+
+# What each of our pages says of itself.
+MADE = "Made by diq_hf"
+ABOUT = """
+One page, made by diq_hf: what difficulty and influence say of a dataset's rows, or what training on a choice of them
+is worth ([arXiv 2508.01450](https://huggingface.co/papers/2508.01450)).
+"""
+
+
+def push_report(
+    page: str | Path,
+    repo_id: str,
+    dataset: str | None = None,
+    config_name: str | None = None,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Publishes a page as a static Space, for people to look at before they load the rows.
+
+    The page holds the text of rows: whoever can see the Space can read them.
+
+    Args:
+        page (`str` or `Path`):
+            What [`write_report`] wrote, or the `index.html` of [`compare`].
+        repo_id (`str`):
+            The Space, `"name"` or `"namespace/name"`; made if it is not there.
+        dataset (`str`, *optional*):
+            Dataset repository of [`push_subset`], whose card gets a link to the page; the next push keeps it.
+        config_name (`str`, *optional*):
+            Configuration there; may be left out if there is one.
+        private (`bool`, *optional*):
+            Whether a new Space is private; by default as the namespace has it.
+        token (`str` or `bool`, *optional*):
+            Access token, by default that of `hf auth login`.
+
+    Returns:
+        `str`: Address of the Space.
+
+    Raises:
+        `ValueError`: The file is no such page or holds a token, the Space is another one's, or it would show rows of a
+            private dataset to everyone.
+        [`~huggingface_hub.errors.HfHubHTTPError`]: The Hub refused.
+
+    Example:
+
+    ```python
+    push_report(write_report(scored, "report.html", ratio=0.01), "me/medical-diq-report", "me/medical-diq")
+    ```
+    """
+    read_page(page)
+    return ReportSpace(repo_id, dataset, config_name, private=private, token=token).push(page)
+
+
+class ReportSpace:
+    """The Space that a page goes to. Making one looks at the Hub, and refuses before the page has cost anything.
+
+    Args and errors are those of [`push_report`].
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        dataset: str | None = None,
+        config_name: str | None = None,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+    ):
+        for name in (repo_id, *([dataset] if dataset is not None else ())):
+            if not is_repo_id(name):
+                raise ValueError(f"{name!r} can be no repository on the Hub. Name it as in 'me/medical-diq'.")
+        if config_name is not None and dataset is None:
+            raise ValueError("`config_name` is a configuration of `dataset`, which is not given.")
+        self.token, self.private, self.dataset = token, private, dataset
+        self.api = HfApi(token=token, library_name="diq_hf", library_version=__version__)
+        with saying_what_to_do(repo_id):
+            user = self.api.whoami()["name"]
+        self.repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        is_private, self.is_ours = self._looked_at()
+        if dataset is not None:
+            self.config_name = self._configuration(config_name)
+            of_private = self.api.repo_info(dataset, repo_type="dataset").private
+            if of_private and not is_private:
+                raise ValueError(
+                    f"{dataset} is private, and the page shows its rows. Make the Space private, too: `private=True`."
+                )
+            if is_private and not of_private:
+                raise ValueError(
+                    f"{self.repo_id} is or will be private, so a reader of the card of {dataset} could not open it. "
+                    "Leave out `dataset`, or let the Space be public."
+                )
+
+    def push(self, page: str | Path) -> str:
+        """Publishes the page, and gives its address."""
+        text = read_page(page)
+        refuse_token(text, self.token if isinstance(self.token, str) else None, str(page))
+        title = html.unescape(re.search("<title>(.*?)</title>", text, flags=re.DOTALL)[1]).strip()
+
+        def prepare() -> tuple[str, list[CommitOperationAdd]]:
+            sha = self.api.repo_info(self.repo_id, repo_type="space").sha
+            card = self._card(title, self._read("README.md", sha) if self.is_ours else None)
+            return sha, [
+                CommitOperationAdd("README.md", str(card).encode()),
+                CommitOperationAdd("index.html", text.encode()),
+            ]
+
+        with saying_what_to_do(self.repo_id):
+            make_ready(self.api, self.repo_id, self.private, "space", space_sdk="static")
+            commit_on_top(self.api, self.repo_id, prepare, "A page to look at", repo_type="space")
+        address = f"{self.api.endpoint}/spaces/{self.repo_id}"
+        if self.dataset is not None:
+            with saying_what_to_do(self.dataset, f"The page is at {address}, and {self.dataset} does not link it."):
+                self._link()
+        return address
+
+    def _looked_at(self) -> tuple[bool, bool]:
+        """Whether the Space is private, or will be, and whether a page of ours is there."""
+        if not self.api.repo_exists(self.repo_id, repo_type="space"):
+            return bool(self.private), False
+        info = self.api.repo_info(self.repo_id, repo_type="space")
+        if self.private and not info.private:
+            raise ValueError(
+                f"{self.repo_id} is there and public. Make it private in its settings, or leave `private` out."
+            )
+        files = [sibling.rfilename for sibling in info.siblings]
+        is_page = info.sdk == "static" and {"index.html", "README.md"} <= set(files)
+        is_ours = is_page and MADE in self._read("index.html", info.sha)
+        # With its first commit alone, a Space holds what the Hub puts there: a push was killed, or a person made it.
+        is_new = info.sdk == "static" and len(self.api.list_repo_commits(self.repo_id, repo_type="space")) == 1
+        if not (is_ours or is_new):
+            raise ValueError(f"{self.repo_id} is a Space with something else. Name a new one.")
+        return info.private, is_ours
+
+    def _configuration(self, config_name: str | None) -> str:
+        """The configuration whose section of the card gets the link."""
+        present = Repository(self.api, self.dataset, None)
+        if config_name is None and len(present.subsets) != 1:
+            published = f"has the subsets {present.subsets}: pass one as `config_name`"
+            raise ValueError(f"{self.dataset} {published if present.subsets else 'has no subset: push it first'}.")
+        config_name = present.subsets[0] if config_name is None else config_name
+        if config_name not in present.subsets:
+            raise ValueError(f"{self.dataset} has no subset {config_name!r} that was published.")
+        with_link(present.readme or "", config_name, self.repo_id)
+        return config_name
+
+    def _read(self, file: str, revision: str) -> str:
+        path = self.api.hf_hub_download(self.repo_id, file, repo_type="space", revision=revision)
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+
+    def _card(self, title: str, present: str | None) -> SpaceCard:
+        """The Space's README: of one that people have edited, all stays but for the datasets, which are added to."""
+        if present is None:
+            data = SpaceCardData(title=title[:100], sdk="static", tags=["diq", "data-selection"], emoji="🔎")
+            card = SpaceCard(f"---\n{data.to_yaml()}\n---\n# {title[:100]}\n{ABOUT}")
+        else:
+            card = SpaceCard(present)
+        if self.dataset is not None:
+            known = card.data.get("datasets") or []
+            card.data.datasets = [*known, *([self.dataset] if self.dataset not in known else ())]
+        return card
+
+    def _link(self) -> None:
+        def prepare() -> tuple[str, list[CommitOperationAdd]]:
+            present = Repository(self.api, self.dataset, None)
+            readme = with_link(present.readme or "", self.config_name, self.repo_id)
+            return present.sha, [CommitOperationAdd("README.md", readme.encode())]
+
+        if linked_page(Repository(self.api, self.dataset, None).readme, self.config_name) != look_line(self.repo_id):
+            commit_on_top(self.api, self.dataset, prepare, "Link a page to look at", repo_type="dataset")
+
+
+def read_page(page: str | Path) -> str:
+    """A page's text.
+
+    Raises:
+        `ValueError`: It is no page of ours.
+    """
+    text = Path(page).read_bytes().decode("utf-8", errors="replace")
+    if MADE not in text or "<title>" not in text:
+        raise ValueError(f"{page} is no page that diq wrote.")
+    return text

@@ -1,0 +1,135 @@
+"""Chunks of a long job in a Storage Bucket of the Hub: a machine that is taken away takes little with it.
+
+A bucket is no folder. What is in it is brought to a folder here first; what is finished there is sent on again and
+again while the job runs, and when it ends.
+"""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import config
+from huggingface_hub import HfApi
+from transformers.utils import logging
+
+from .. import __version__
+from ..files import UNFINISHED
+from .chunks import launched_state
+
+
+logger = logging.get_logger(__name__)
+
+EVERY = 30.0  # seconds between looks at what is finished
+
+
+def is_address(cache_dir: str | Path | None) -> bool:
+    """Whether a `cache_dir` is no folder of this machine."""
+    return cache_dir is not None and re.match(r"[a-z]\w*:/", str(cache_dir)) is not None
+
+
+@contextlib.contextmanager
+def chunk_folder(cache_dir: str | Path | None, device: Any = None, state: Any = None) -> Iterator[str | Path | None]:
+    """The folder for chunks: a `cache_dir` as it is, or of a bucket the copy of it here, which the bucket follows.
+
+    Args:
+        cache_dir (`str` or `Path`, *optional*):
+            A folder, or `"hf://buckets/me/name"`, with or without a path in it. A bucket that is not there is made,
+            and is private.
+        device (`torch.device`, *optional*):
+            Where the model is, by which a launcher's processes find each other.
+        state (`Any`, *optional*):
+            An `Accelerator` or `PartialState`, instead.
+
+    Raises:
+        `ValueError`: It is an address of something else, or processes are spread over machines.
+    """
+    if not is_address(cache_dir):
+        yield cache_dir
+        return
+    mirror = _Mirror(str(cache_dir))
+    state = launched_state(device) if state is None else state
+    if state is not None and state.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes)):
+        raise ValueError("Several machines share no copy of a bucket. Give `cache_dir` a folder that all of them see.")
+    is_first = state is None or state.is_main_process
+    if is_first:
+        mirror.bring()
+    if state is not None:
+        state.wait_for_everyone()
+    if not is_first:
+        yield mirror.folder
+        return
+    with mirror.followed():
+        yield mirror.folder
+
+
+class _Mirror:
+    """A bucket, or a folder in it, and its copy here."""
+
+    def __init__(self, address: str):
+        found = re.fullmatch(r"hf:/+buckets/([^/]+/[^/]+?)(?:/(.*?))?/*", address)  # a `Path` has one stroke
+        if found is None:
+            raise ValueError(
+                f"`cache_dir` is {address!r}. Name a folder, or a Storage Bucket: 'hf://buckets/me/long-job'."
+            )
+        self.bucket, self.prefix = found[1], found[2] or ""
+        self.address = f"hf://buckets/{self.bucket}/{self.prefix}".rstrip("/")
+        self.folder = Path(config.HF_DATASETS_CACHE) / "diq_hf" / "buckets" / self.bucket / self.prefix
+        self.api = HfApi(library_name="diq_hf", library_version=__version__)
+        self.sent: set[str] = set()
+
+    def bring(self) -> None:
+        """What is in the bucket and not here. A file that is torn on the way is computed again, as any torn one."""
+        self.api.create_bucket(self.bucket, private=True, exist_ok=True)  # a stream's chunks hold its rows
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # By size alone: what has a chunk's name has its content, and times are those of the copying.
+        self.api.sync_bucket(self.address, str(self.folder), ignore_times=True, quiet=True)
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[None]:
+        """While the block runs, and when it ends, what is finished here goes to the bucket."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(EVERY):
+                self.try_to_send()
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            self._end(thread, ended)
+            self.try_to_send()
+            raise
+        self._end(thread, ended)
+        self.send()
+        if gone := self.sent - self._names():  # alone what this job knows of: others may use the bucket, too
+            self.api.batch_bucket_files(self.bucket, delete=[f"{self.prefix}/{name}".lstrip("/") for name in gone])
+
+    def try_to_send(self) -> None:
+        """A network that is away for a while ends no job: the next look sends what this one could not."""
+        try:
+            self.send()
+        except Exception as error:
+            logger.warning(f"What is finished could not be sent to {self.address}: {error}")
+
+    def send(self) -> None:
+        """What is finished here and not yet in the bucket."""
+        names = self._names()
+        self.api.sync_bucket(
+            str(self.folder), self.address, exclude=[f"*{UNFINISHED}*"], ignore_times=True, quiet=True
+        )
+        self.sent |= names
+
+    def _names(self) -> set[str]:
+        names = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+        return {name for name in names if UNFINISHED not in name}
+
+    @staticmethod
+    def _end(thread: threading.Thread, ended: threading.Event) -> None:
+        ended.set()
+        thread.join()
