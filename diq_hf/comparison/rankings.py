@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from ..digest import digest, model_digest
 from ..files import replacing
@@ -71,12 +72,14 @@ def add_rankings(
     for name in dict.fromkeys(strategy.column for strategy in strategies if strategy.column):
         own = [*made_by, name, training.settings if name == "less" else None]
         path = folder / f"{name}-{digest(own)}.npz"
-        if not path.is_file():
-            started = time.perf_counter()
-            found, work = rankings[name]()
-            work = replace(work, seconds=time.perf_counter() - started)
-            with replacing(path) as unfinished, unfinished.open("wb") as file:
-                np.savez(file, found=found, work=[work.forward, work.backward, work.seconds])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # of several processes one computes it, and the others wait
+            if not path.is_file():
+                started = time.perf_counter()
+                found, work = rankings[name]()
+                work = replace(work, seconds=time.perf_counter() - started)
+                with replacing(path) as unfinished, unfinished.open("wb") as file:
+                    np.savez(file, found=found, work=[work.forward, work.backward, work.seconds])
         with np.load(path) as kept:
             values = np.full(len(scored), np.nan)
             values[usable] = kept["found"]
