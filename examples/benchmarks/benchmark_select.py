@@ -1,6 +1,7 @@
 """How much of the exact selection `select` finds, with stored exact scores as the oracle: no model is needed.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/benchmark_select.py scored --ratio 0.05 --max-scored 0.2 --known --seeds 200 --processes 16
+    OMP_NUM_THREADS=1 python examples/benchmarks/benchmark_select.py scored --ratio 0.05 --max-scored 0.2 --known \\
+        --seeds 200 --processes 16
 
 `scored` is a folder of `diq score` with the columns num_tokens and num_trained, or a JSON-lines file of prompt,
 completion and the columns difficulty, influence, num_tokens and num_trained, for which scikit-learn is enough. Of rows
@@ -83,8 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
     seconds = (time.monotonic() - started) * options.processes / len(seeds)
     covered = sum(audit.low <= share <= audit.high for share, audit in zip(found, audits, strict=True))
     scored = np.mean([audit.num_scored for audit in audits]) / len(rows)
+    kind = "known" if options.known else "of the rows scored"
     print(
-        f"{len(rows)} rows, {options.ratio:.0%} chosen, difficulty {'known' if options.known else 'of the rows scored'}, "
+        f"{len(rows)} rows, {options.ratio:.0%} chosen, difficulty {kind}, "
         f"seeds {seeds[0]} to {seeds[-1]}, {seconds:.0f} s each\n"
         f"{scored:.3f} of the rows scored: found {np.mean(found):.3f} (least {min(found):.3f}), "
         f"value {np.mean(value):.3f}; estimated {np.mean([audit.found for audit in audits]):.3f}\n"
