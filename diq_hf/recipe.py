@@ -203,7 +203,6 @@ class SelectionSettings(Facts):
     max_similarity: float | None = None
     text_columns: tuple[str, ...] | None = None
     balance: Mapping[str, Mapping[str, float]] | None = None
-    turns: tuple[str, ...] | None = None
     thresholds: tuple[float, ...] | None = None
     order: str | None = None
 

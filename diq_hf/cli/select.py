@@ -51,12 +51,13 @@ def select(
     quota: Annotated[
         list[str] | None, typer.Option(help="Share of a value of --balance: medquad=0.3 (repeatable).")
     ] = None,
-    turns: Annotated[
-        list[str] | None, typer.Option(help="Columns of influences that choose in turn (repeatable).")
-    ] = None,
     order: Annotated[
-        str, typer.Option(help="Who comes first inside a quadrant: the larger influence, or a random draw.")
-    ] = "influence",
+        str,
+        typer.Option(
+            help="Who comes first inside a quadrant: the larger influence, a random draw, or by alignment the "
+            "validation rows' choices in turn; auto: alignment where it was scored, else random."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     pool_output: Annotated[
         Path | None, typer.Option(help="Also save all rows here, with scores and why each was not taken.")
@@ -99,7 +100,6 @@ def select(
         others = {
             "strategy": strategy != "diq",
             "max_difficulty_percentile": max_difficulty_percentile is not None,
-            "turns": bool(turns),
         }
         if given := [name for name, is_given in others.items() if is_given]:
             raise ValueError(f"`{given[0]}=` needs the scores of the whole pool: `diq score` first, then select.")
@@ -117,7 +117,7 @@ def select(
     from ..selection.settings import settings_for
 
     rows = reading.load(scored)
-    settings |= {"strategy": strategy, "max_difficulty_percentile": max_difficulty_percentile, "turns": turns or None}
+    settings |= {"strategy": strategy, "max_difficulty_percentile": max_difficulty_percentile}
     pool, subset, selection = derive_selection(rows, settings_for(rows, **settings))
     recipe = load_recipe(scored) or Recipe()
     commands = (*(recipe.commands or ()), command_line(context))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..rows.encoded import EncodedRow
+from ..selection.turns import places_in_turns
 from .forward import Forward
 
 
@@ -46,24 +47,13 @@ def rank(
         return np.empty(0, dtype=np.int64)
     forward = Forward(model, max_tokens_per_batch)
     wanted, found = (_unit(forward.states(rows, weighted_mean, progress)) for rows in (validation, pool))
-    return in_turns(wanted @ found.T)
+    return np.argsort(places_in_turns(wanted @ found.T))
 
 
 def weighted_mean(states: torch.Tensor) -> torch.Tensor:
     """Mean of a row's states, of shape `(tokens, hidden_size)`; the token at position t, from 1, counts t times."""
     weights = torch.arange(1, len(states) + 1, dtype=states.dtype, device=states.device)
     return weights @ states / weights.sum()
-
-
-def in_turns(similarities: np.ndarray) -> np.ndarray:
-    """Order in which rows are named when each line of `(validation rows, pool rows)` names its next best in turn."""
-    turns = len(similarities)
-    first = np.full(similarities.shape[1], np.iinfo(np.int64).max)
-    for turn, line in enumerate(similarities):
-        named = np.empty(len(line), dtype=np.int64)
-        named[np.argsort(-line, kind="stable")] = np.arange(len(line)) * turns + turn
-        np.minimum(first, named, out=first)
-    return np.argsort(first)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

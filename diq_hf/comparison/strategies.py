@@ -15,9 +15,10 @@ from ..selection.settings import COLUMN_PREFIX, settings_for
 # Each name's arguments of `select_subset`. Ours pass over what `select_subset` passes over by default; the others are
 # as their authors describe them, and pass over nothing unless they are told to.
 _NOTHING = {"max_mismatch": None, "max_similarity": None}
+_PAPER = {"order": "influence", **_NOTHING}
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "diq": {},
-    "diq-paper": _NOTHING,
+    "diq-paper": _PAPER,
     "diq-online": {},
     "random": {"strategy": "random", **_NOTHING},
     "influence": {"strategy": "influence", **_NOTHING},
@@ -40,7 +41,6 @@ OPTIONS = (
     "max_mismatch",
     "max_similarity",
     "balance",
-    "turns",
     "order",
 )
 
@@ -82,8 +82,7 @@ class Strategy:
                 raise ValueError(f"Strategy {text!r} has {part!r}; options are {', '.join(OPTIONS)}: 'diq:per=token'.")
             if key in options:
                 raise ValueError(f"Strategy {text!r} has {key!r} twice. Keep one.")
-            # Several columns are joined by '+', for a comma ends an option.
-            options[key] = value.split("+") if key == "turns" else yaml.safe_load(value)
+            options[key] = yaml.safe_load(value)
             options[key] = None if options[key] == "none" else options[key]
         if options and name == "full":
             raise ValueError("Strategy 'full' takes every row, and no options.")

@@ -116,8 +116,7 @@ def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> d
     else:
         unit, lengths = "characters", np.array([sum(map(len, texts.text(row))) for row in texts.rows], dtype=float)
 
-    ranks = np.zeros(len(scored), dtype=int)
-    ranks[order] = np.arange(1, len(order) + 1)
+    ranks = np.nan_to_num(raw_columns(scored, ["diq_rank"])["diq_rank"]).astype(int)
 
     def describe(positions: Sequence[int]) -> list[dict]:
         return [

@@ -2,7 +2,7 @@
 
 The mean validation gradient says how far a row helps all of them together; a row that helps a few of them much is no
 better there than one that helps all a little, and rows whose gradients are long, the short ones, come before all
-others. With a cosine for each validation row these can choose in turn: `select_subset(turns=["alignment"])`.
+others. With a cosine for each validation row these can choose in turn: `select_subset(order="alignment")`.
 
 A product with every validation row's own gradient would take as much memory as so many models, so the gradients are
 compared by their projections, from the same pass: a cosine's error is about 1 / √[`DIM`].
@@ -16,7 +16,6 @@ import numpy as np
 from ..engine.projections import Projection
 
 
-COLUMN = "alignment"
 # Numbers that a gradient is projected to for it, unless projections are asked for: more cost next to nothing.
 DIM = 16384
 

@@ -15,7 +15,7 @@ from ..difficulty.sources import RowBatch
 from ..engine.influence import Direction
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.validation import row_name
-from .alignment import COLUMN as ALIGNMENT
+from ..selection.turns import ALIGNMENT
 from .alignment import cosines
 from .mismatch import MismatchNull, sources_of
 from .recipe import projection_column

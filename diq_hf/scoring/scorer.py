@@ -20,7 +20,7 @@ from ..rows.formats import RowEncoder
 from ..rows.presets import column_template
 from ..rows.templates import ColumnTemplate
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
-from .alignment import COLUMN as ALIGNMENT
+from ..selection.turns import ALIGNMENT
 from .alignment import alignment_projection
 from .audit import Audit
 from .columns import count_unscored, reusable_difficulties, score_rows
@@ -90,7 +90,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             (those that are trained), `"mismatch"` (near 0 where the answer belongs to its prompt, anywhere in [0, 1]
             where it belongs to another: see [`~DIQScorer.calibrate`]; a forward pass without the prompt beside any
             difficulty but IFD), `"alignment"` (cosines of the row's gradient with that of each validation row, which
-            choose in turn by `select_subset(turns=["alignment"])`) and, of a classifier, `"difficulty_knowledge"`,
+            choose in turn by `select_subset(order="alignment")`) and, of a classifier, `"difficulty_knowledge"`,
             `"difficulty_reasoning"` and `"difficulty_overall"`.
         source_column (`str`, *optional*, defaults to `"source"`):
             Column that says where a row is from, if the dataset has it: `mismatch` compares rows of one source.

@@ -145,7 +145,7 @@ class WholeDatasets:
         difficulty_percentile: float = 50,
         max_similarity: float | str | None = "auto",
         text_columns: Sequence[str] | None = None,
-        order: str = "influence",
+        order: str = "auto",
         return_pool: bool = False,
     ) -> tuple:
         """Chooses a subset without scoring every row, and says how much of the exact selection it found.
@@ -187,10 +187,11 @@ class WholeDatasets:
                 Of rows this similar the best is taken.
             text_columns (`Sequence[str]`, *optional*):
                 Columns that make up a row's text.
-            order (`str`, *optional*, defaults to `"influence"`):
+            order (`str`, *optional*, defaults to `"auto"`):
                 Who comes first inside a quadrant. With `"random"` nothing is predicted: rows are scored as they are
                 drawn, until enough of them are difficult and influential, about five times as many as are chosen, and
-                `max_scored` is a bound alone.
+                `max_scored` is a bound alone. `"auto"` is `"random"`, and with `max_scored`, `balance` or `per="row"`,
+                which ask for a search, `"influence"`.
             return_pool (`bool`, *optional*, defaults to `False`):
                 Whether to return all rows as well.
 
@@ -223,6 +224,8 @@ class WholeDatasets:
             )
         if max_scored is not None and not 0 < max_scored <= 1:
             raise ValueError(f"`max_scored` must be in (0, 1], got {max_scored!r}.")
+        if order == "auto":
+            order = "random" if max_scored is None and not balance and per != "row" else "influence"
         settings = settings_for(
             dataset,
             has_mismatch=self.tests_mismatch,

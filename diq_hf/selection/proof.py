@@ -13,6 +13,7 @@ from .quadrants import QUADRANTS, QuadrantRule
 from .scores import class_codes, raw_columns, score_columns
 from .select import select_rows
 from .settings import settings_for
+from .turns import ALIGNMENT
 
 
 # The configuration that is the whole pool.
@@ -68,13 +69,15 @@ def derive_selection(
 
 def possible_settings(scored: Any, described: SelectionFacts) -> list[SelectionFacts]:
     """The settings that a subset may have been selected by: as they are described, and, where nothing is said of what
-    was passed over, with what [`select_subset`] passes over by default.
+    was passed over, with what [`select_subset`] passes over by default, in the paper's order and in its own.
     """
     if described.strategy is None or described.max_mismatch is not None or described.max_similarity is not None:
         return [described]
     automatic = settings_for(scored, num_rows=1)
     passed_over = {name: getattr(automatic, name) for name in ("max_mismatch", "max_similarity")}
-    return [described] + ([replace(described, **passed_over)] if any(passed_over.values()) else [])
+    orders = [described.order, automatic.order] if described.strategy == "diq" else [described.order]
+    asked = [described, *(replace(described, order=order, **passed_over) for order in orders)]
+    return [one for i, one in enumerate(asked) if one not in asked[:i]]
 
 
 def count_quadrants(rows: Any) -> QuadrantCounts:
@@ -119,7 +122,7 @@ def describe_subset(subset: Any, selection: SelectionFacts | None) -> SelectionF
 
 def proof_columns(settings: SelectionSettings | None) -> tuple[str, ...]:
     """The columns that a selection can be derived from, and those that it gives."""
-    more = () if settings is None else (*(settings.balance or ()), *(settings.turns or ()))
+    more = () if settings is None else (*(settings.balance or ()), *([ALIGNMENT] * (settings.order == ALIGNMENT)))
     return (*SCORES, *(name for name in more if name not in SCORES), *DERIVED)
 
 

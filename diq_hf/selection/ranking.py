@@ -1,6 +1,6 @@
 """In which order rows are taken: each strategy's order, and the quadrants."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 from ..recipe import SelectionSettings
 from .budgets import mean_reached, row_budget, worth
 from .quadrants import QuadrantRule
-from .scores import score_columns
+from .scores import list_column, score_columns
 from .settings import COLUMN_PREFIX, STRATEGY_COLUMNS
+from .turns import ALIGNMENT, places_in_turns
 
 
 # Rows in the order in which they are taken, given what they are worth.
@@ -54,7 +55,7 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         scored ([`~datasets.Dataset`]):
             Rows with their scores.
         settings ([`SelectionSettings`]):
-            The strategy, what influences are worth, percentiles and turns.
+            The strategy, what influences are worth, percentiles and the order inside quadrants.
         rule ([`QuadrantRule`], *optional*):
             Thresholds and column names, instead of percentiles.
 
@@ -76,7 +77,7 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
     key = {"difficulty": names[0], **STRATEGY_COLUMNS}.get(settings.strategy)
     if settings.strategy.startswith(COLUMN_PREFIX):
         key = settings.strategy.removeprefix(COLUMN_PREFIX)
-    needed = [*(names if has_both else ()), *((settings.turns or names[1:]) if by_influence else ()), key]
+    needed = [*(names if has_both else ()), *(names[1:] if by_influence else ()), key]
     if in_tokens or settings.per:
         if "num_trained" not in scored.column_names:
             raise ValueError(
@@ -118,9 +119,15 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         order = fitted.order(difficulty, worths)
         if settings.order is None:
             return order
-        # Drawn in row order, so that the draw does not depend on the scores.
-        drawn = np.random.default_rng(settings.seed).permutation(len(scored))
-        return order[np.lexsort((drawn[order], fitted.codes(difficulty, worths)[order]))]
+        codes = fitted.codes(difficulty, worths)[order]
+        if settings.order == ALIGNMENT:
+            alignment, places = list_column(scored, ALIGNMENT), np.empty(len(scored), dtype=np.int64)
+            for rows in (order[codes == code] for code in np.unique(codes)):  # a quadrant at a time: no turn is lost
+                places[rows] = places_in_turns(alignment[rows].T)
+        else:
+            # Drawn in row order, so that the draw does not depend on the scores.
+            places = np.random.default_rng(settings.seed).permutation(len(scored))
+        return order[np.lexsort((places[order], codes))]
 
     def by_size(sizes: np.ndarray) -> np.ndarray:
         order = rows[np.argsort(-sizes[rows], kind="stable")]
@@ -135,30 +142,11 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
         found["too_difficult"] = fitted.too_difficult(difficulty) & (found["codes"] >= 0)
         rows = np.sort(found["diq_order"])  # without both scores no row is taken, by any strategy
     if by_influence:
-        order = by_quadrant if settings.strategy == "diq" else by_size
-        orders = [order(values(name, order)) for name in settings.turns or names[1:]]
-        order = orders[0] if len(orders) == 1 else _in_turns(orders)
+        order = found["diq_order"] if settings.strategy == "diq" else by_size(values(names[1], by_size))
         order = order[np.isin(order, rows)]
-        if settings.strategy == "diq":
-            found["diq_order"] = order
     elif settings.strategy == "random":
         # Drawn in row order, so that the draw does not depend on the scores.
         order = np.random.default_rng(settings.seed).permutation(rows)
     else:
         order = by_size(columns[key])
     return Ranking(order, columns.get("mismatch"), num_trained, **found)
-
-
-def _in_turns(orders: Sequence[np.ndarray]) -> np.ndarray:
-    """One order out of several: each in turn gives its first row that was not given yet."""
-    taken, merged = set(), []
-    waiting = [iter(order.tolist()) for order in orders]
-    while waiting:
-        for rows in list(waiting):
-            row = next((row for row in rows if row not in taken), None)
-            if row is None:
-                waiting.remove(rows)
-            else:
-                taken.add(row)
-                merged.append(row)
-    return np.array(merged, dtype=np.int64)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..columns import class_label_numbers
 
@@ -48,6 +49,28 @@ def raw_columns(rows: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns as float64, of a ClassLabel its ids, with NaN for null."""
     columns = rows.select_columns(list(names)).with_format("arrow")[:]
     return {name: floats(columns[name], name) for name in names}
+
+
+def list_column(rows: Any, name: str) -> np.ndarray:
+    """A column of lists of numbers, all of one length, as float32 of shape `(rows, numbers)`, with NaN for null.
+
+    Raises:
+        `ValueError`: The column is missing, holds no such lists, or lists of several lengths.
+    """
+    if name not in rows.column_names:
+        raise ValueError(f"The dataset has no column {name!r}; it has {sorted(rows.column_names)}.")
+    found = rows.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
+    kind = found.type
+    if not pa.types.is_nested(kind) or not any(test(kind.value_type) for test in _NUMBERS):
+        raise ValueError(f"Column {name!r} holds {kind}, not lists of numbers.")
+    lengths = pc.list_value_length(found).drop_null().unique().to_pylist()
+    if len(lengths) > 1:
+        raise ValueError(f"Column {name!r} holds lists of several lengths: its rows were not scored alike.")
+    values = np.full((len(found), lengths[0] if lengths else 0), np.nan, dtype=np.float32)
+    values[found.is_valid().to_numpy(zero_copy_only=False)] = (
+        found.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, values.shape[1])
+    )
+    return values
 
 
 def class_codes(rows: Any, name: str) -> np.ndarray:

@@ -87,13 +87,13 @@ def select_subset(
     max_similarity: float | str | None = "auto",
     text_columns: Sequence[str] | None = None,
     balance: str | Mapping[str, Mapping[str, float]] | None = None,
-    turns: Sequence[str] | None = None,
-    order: str = "influence",
+    order: str = "auto",
     return_pool: bool = False,
 ) -> Any:
     """Picks the rows worth training on: Q1, then Q2, Q3 and Q4, until the budget is met.
 
-    Rows that the prompt tells to be wrong, and rows that repeat a better one, are passed over, by every strategy.
+    Rows that the prompt tells to be wrong, and rows that repeat a better one, are passed over, by every strategy. The
+    paper's own selection is `order="influence", max_mismatch=None, max_similarity=None`.
 
     Args:
         scored ([`~datasets.Dataset`]):
@@ -138,11 +138,12 @@ def select_subset(
             A fair share by a column: `"source"` gives each of its values the same share of the budget (what a small
             one leaves over goes to the others), `{"source": {"medquad": 0.3}}` some of them shares of their own (the
             others have the rest together).
-        turns (`Sequence[str]`, *optional*):
-            Columns of influences on groups of validation rows, `["influence_a", "influence_b"]`, that choose in turn.
-        order (`str`, *optional*, defaults to `"influence"`):
-            Who comes first inside a quadrant: the larger `"influence"`, as in the paper, or a draw by `seed`,
-            `"random"`. The largest influences are those of short rows.
+        order (`str`, *optional*, defaults to `"auto"`):
+            Who comes first inside a quadrant: the larger `"influence"`, as in the paper; a draw by `seed`, `"random"`;
+            or by `"alignment"` the validation rows in turn, each naming the row whose gradient is nearest to its own.
+            The largest influences are those of short rows, and trained on they did not beat rows drawn from the whole
+            pool; the other two did (README). `"auto"` is `"alignment"` where the column is there and `"random"` where
+            it is not, and `"influence"` with `per="row"`.
         return_pool (`bool`, *optional*, defaults to `False`):
             Whether to return all rows as well.
 
@@ -188,7 +189,6 @@ def select_subset(
         max_similarity=max_similarity,
         text_columns=text_columns,
         balance=balance,
-        turns=turns,
         order=order,
     )
     selection = select_rows(scored, settings, rule)

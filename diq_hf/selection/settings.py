@@ -7,13 +7,14 @@ from ..recipe import SelectionSettings
 from .budgets import PER, check_budget
 from .quotas import check_balance
 from .texts import RowTexts
+from .turns import ALIGNMENT
 
 
 STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
 # A strategy of this form ranks by a column of the user's own, the largest values first.
 COLUMN_PREFIX = "column:"
 # Who comes first inside a quadrant.
-ORDERS = ("influence", "random")
+ORDERS = ("influence", "random", ALIGNMENT)
 # The column a strategy ranks by, beside the two scores, and how a scorer is asked for it.
 STRATEGY_COLUMNS = {"loss": "loss", "length": "num_tokens"}
 # What "auto" is, where the dataset has the column or the texts to apply it to.
@@ -28,6 +29,7 @@ def settings_for(
     max_similarity: float | str | None = "auto",
     text_columns: Sequence[str] | None = None,
     balance: str | Mapping[str, Mapping[str, float]] | None = None,
+    order: str | None = "auto",
     has_mismatch: bool | None = None,
     **settings: Any,
 ) -> SelectionSettings:
@@ -52,16 +54,21 @@ def settings_for(
         max_similarity = MAX_SIMILARITY if texts.columns else None
     settings |= {"max_mismatch": max_mismatch, "max_similarity": max_similarity, "balance": check_balance(balance)}
     settings["text_columns"] = None if text_columns is None else tuple(text_columns)
-    if isinstance(settings.get("turns"), str):
-        raise TypeError(f"`turns` is a list of columns: `[{settings['turns']!r}, ...]`.")
-    settings["turns"] = tuple(settings["turns"]) if settings.get("turns") is not None else None
     settings["per"] = None if settings.get("per") == "paper" else settings.get("per")
-    settings["order"] = None if settings.get("order") == "influence" else settings.get("order")
+    if order == "auto":
+        inside = settings.get("strategy", "diq") == "diq" and settings["per"] != "row"
+        order = (ALIGNMENT if ALIGNMENT in scored.column_names else "random") if inside else None
+    settings["order"] = None if order == "influence" else order
     settings = SelectionSettings(**settings)
     check_settings(settings)
     if max_mismatch is not None and not has_mismatch:
         raise ValueError(
             "`max_mismatch` needs the column 'mismatch': score with `extra_columns=['mismatch']`, or leave it out."
+        )
+    if settings.order == ALIGNMENT and ALIGNMENT not in scored.column_names:
+        raise ValueError(
+            f"`order='{ALIGNMENT}'` needs the column of this name: score with `extra_columns=['{ALIGNMENT}']`, or use "
+            "`order='random'`."
         )
     if max_similarity is not None and not texts.columns:
         raise ValueError(
@@ -101,10 +108,8 @@ def check_settings(settings: SelectionSettings) -> None:
             "`per='row'` is for batches of equal rows, where rows are what is paid: pass `ratio` or `num_rows`. With "
             "a budget in tokens use `per='token'`."
         )
-    if settings.order is not None and (settings.strategy != "diq" or settings.turns or settings.per == "row"):
+    if settings.order is not None and (settings.strategy != "diq" or settings.per == "row"):
         raise ValueError(
-            "`order='random'` draws inside the quadrants of the strategy 'diq', where neither `turns` nor `per='row'` "
-            "say who comes first. Leave one of them out."
+            f"`order={settings.order!r}` says who comes first inside the quadrants of the strategy 'diq', where "
+            "`per='row'` does so too. Leave one of them out."
         )
-    if settings.turns is not None and not (settings.turns and by_influence):
-        raise ValueError("`turns` names columns of influences, for the strategies 'diq' and 'influence'.")

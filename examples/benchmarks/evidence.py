@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from diq_hf import DIQScorer, compare
 from diq_hf.comparison.page import markdown_table
-from diq_hf.comparison.rds import in_turns
+from diq_hf.selection.turns import places_in_turns
 
 
 HERE = Path(__file__).parent / "evidence"
@@ -106,8 +106,7 @@ def scores(pool: Dataset, validation: Dataset, model: str) -> Dataset:
     # Validation rows that choose in turn, each the row whose gradient is nearest to its own.
     single = score(validation.add_column("row", list(map(str, range(len(validation))))), "row", difficulty=None)
     each = np.array([single[f"influence_{row}"][:] for row in range(len(validation))])
-    turns = np.empty(len(pool))
-    turns[in_turns(each / norms)] = -np.arange(len(pool))
+    turns = -places_in_turns(each / norms)
     columns = {name: np.array(scored[name][:], dtype=np.float32) for name in KEPT}
     columns |= {"gradient_norm": norms, "cosine": influence / norms}
     columns |= {"influence_tokens": influence * num_trained, "turns": turns}

@@ -7,9 +7,10 @@ from conftest import MODELS, make_model
 from oracle import relative_error, with_lora
 
 from diq_hf.comparison.forward import Forward
-from diq_hf.comparison.rds import in_turns, rank, weighted_mean
+from diq_hf.comparison.rds import rank, weighted_mean
 from diq_hf.rows.encoded import EncodedRow
 from diq_hf.rows.formats import RowEncoder
+from diq_hf.selection.turns import places_in_turns
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_embeddings_are_weighted_means_of_rows_alone(model, rows):
 def test_turns_of_many_rows():
     generator = np.random.default_rng(0)
     similarities = generator.normal(size=(7, 60)).round(1)  # with ties
-    assert in_turns(similarities).tolist() == nearest_in_turn(similarities)
+    assert np.argsort(places_in_turns(similarities)).tolist() == nearest_in_turn(similarities)
 
 
 def test_a_row_like_a_validation_row_comes_first(model, rows):
