@@ -1,9 +1,9 @@
 """The best rows of a pool without scoring all of it, and how many of them were found.
 
-Landmarks, a random slice, are scored. A cheap predictor learns from them; the rows that it thinks most likely to be
-chosen are scored, and it learns again, until it expects to have missed next to none or the allowance is spent. The
-choice is made from exact scores alone. At last a random slice of what was never scored, and which the predictor never
-saw, is scored: how many of its rows would have been chosen says how many were missed.
+Landmarks, a random slice, are scored. A cheap predictor learns influence from them; the rows that it thinks most
+influential are scored, and it learns again, until it expects to have missed next to none or the allowance is spent.
+The choice is made from exact scores alone. At last a random slice of what was never scored, and which the predictor
+never saw, is scored: how many of its rows would have been chosen says how many were missed.
 """
 
 import math
@@ -235,7 +235,7 @@ class Search:
         scale = float(np.median(np.abs(worths[rows]))) or 1.0
         bend = lambda values: np.sign(values) * np.log1p(np.abs(values) / scale)  # noqa: E731
         good = rows[possible[rows] & (worths[rows] >= cuts[rows])]
-        fits = np.isin(good, self._fitting(known, difficult)).mean()
+        fits = (np.isin(good, self._fitting(known, difficult)).sum() + 1) / (len(good) + 1)
         return fits * _above(*by_words(self.features, rows, bend(worths[rows])), bend(cuts))
 
     def _first_threshold(self, known: Scored, landmarks: np.ndarray, weights: np.ndarray) -> float:
@@ -262,7 +262,9 @@ class Search:
             residual = below - said[rows]
             share = (below.sum() + said[unscored].sum() + len(unscored) * residual.mean()) / size
             low, high = (middle + 1, high) if share < self.percentile / 100 else (low, middle)
-        return float(candidates[low]), float(len(unscored) / size * np.std(residual) / math.sqrt(len(rows)))
+        # Those that are left stray from what is expected of them as well.
+        deviation = np.std(residual) * math.sqrt(1 / len(rows) + 1 / max(len(unscored), 1))
+        return float(candidates[low]), float(len(unscored) / size * deviation)
 
     def _audit(
         self, known: Scored, worths: np.ndarray, thresholds: Thresholds, unscored: int, sample: np.ndarray

@@ -68,6 +68,23 @@ def test_finds_most_of_it_where_it_is_not(pool):
     assert audit.low <= found <= audit.high
 
 
+def test_rows_that_seem_easy_are_looked_at_too(pool):
+    """Influential rows that are hard against all appearance, and the threshold in spite of them."""
+    features, influence, _ = pool
+    noise = np.random.default_rng(2).normal(size=len(influence))
+    difficulty = noise - (influence - influence.mean()) / influence.std()
+    found, errors = [], []
+    for seed in range(8):
+        score = lambda rows: {"influence": influence[rows], "difficulty": difficulty[rows]}  # noqa: E731
+        _, _, thresholds, audit = Search(features, score, 20, 300, seed=seed)()
+        share = search((features, influence, difficulty), seed, known=False, budget=20, allowance=300)[1]
+        found.append(share)
+        errors.append((difficulty < thresholds.difficulty).mean() - 0.5)
+        assert audit.low <= share <= audit.high
+    assert np.mean(found) > 0.9
+    assert np.abs(errors).mean() < 0.04
+
+
 def test_the_audit_covers_the_truth(pool):
     outcomes = [search(pool, seed, known=True, budget=60, allowance=210) for seed in range(16)]
     covered = [audit.low <= found <= audit.high for audit, found, _ in outcomes]
