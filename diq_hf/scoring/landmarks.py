@@ -1,9 +1,9 @@
 """The best rows of a pool without scoring all of it, and how many of them were found.
 
-Landmarks, a random slice, are scored. A cheap predictor learns from them; the rows that it thinks most likely to be
-chosen are scored, and it learns again, until it expects to have missed next to none or the allowance is spent. The
-choice is made from exact scores alone. At last a random slice of what was never scored, and which the predictor never
-saw, is scored: how many of its rows would have been chosen says how many were missed.
+Landmarks, a random slice, are scored. A cheap predictor learns influence from them; the rows that it thinks most
+influential are scored, and it learns again, until it expects to have missed next to none or the allowance is spent.
+The choice is made from exact scores alone. At last a random slice of what was never scored, and which the predictor
+never saw, is scored: how many of its rows would have been chosen says how many were missed.
 """
 
 import math
@@ -18,15 +18,11 @@ from .predictors import by_words, by_words_and_trees
 
 
 # Shares of the allowance: landmarks, more of them where they tell of the difficulty as well, and the audit's slice.
-LANDMARKS, LANDMARKS_BOTH, AUDIT = 0.12, 0.35, 0.04
+LANDMARKS, LANDMARKS_BOTH, AUDIT = 0.08, 0.15, 0.04
 ROUNDS = 8
-# Fewer landmarks teach a predictor nothing.
+# Fewer landmarks teach a predictor nothing; what it finds takes rows as well.
 LEAST = 24
-
-
-def least_allowance(known: bool) -> int:
-    """Rows that must be scored for a predictor to learn, where difficulties are known or are not."""
-    return math.floor((LEAST - 1) / (LANDMARKS if known else LANDMARKS_BOTH)) + 1
+LEAST_ALLOWANCE = 3 * LEAST
 
 
 @dataclass(frozen=True)
@@ -122,13 +118,13 @@ class Search:
         """
         size, draw = len(self.features), np.random.default_rng(self.seed)
         known, allowance = Scored(size), min(self.allowance, size)
-        slices = AUDIT, LANDMARKS if self.difficulty is not None else LANDMARKS_BOTH
-        audited, landmarks = (math.ceil(share * allowance) for share in slices)
-        if landmarks < LEAST:
+        if self.allowance < LEAST_ALLOWANCE:
             raise ValueError(
-                f"{allowance} rows may be scored, {landmarks} of them as landmarks, and a predictor needs {LEAST}. "
-                "Raise `max_scored`, or leave it out: of a small pool a larger share is scored then."
+                f"{self.allowance} rows may be scored, and to learn and to choose takes {LEAST_ALLOWANCE}. Raise "
+                "`max_scored`, or leave it out: of a small pool a larger share is scored then."
             )
+        share = LANDMARKS if self.difficulty is not None else LANDMARKS_BOTH
+        audited, landmarks = math.ceil(AUDIT * allowance), max(math.ceil(share * allowance), LEAST)
         possible = np.ones(size, bool)
         if self.difficulty is not None:
             possible = self.difficulty >= np.nanpercentile(self.difficulty, self.percentile)
@@ -138,27 +134,24 @@ class Search:
         landmark_rows = np.concatenate([inside[: landmarks - beside], outside[:beside]])
         self._take(landmark_rows, known)
         weights = _weights(landmark_rows, possible)
-        predicted: dict[str, tuple[np.ndarray, float]] = {}
         left = allowance - landmarks - audited
+        difficult = self._first_threshold(known, landmark_rows, weights)
+        self._check_budget(known, difficult, landmark_rows, weights, possible)
         for number in range(ROUNDS):
-            difficult, _ = self._difficult(known, landmark_rows, weights, predicted)
-            if not number:
-                self._check_budget(known, difficult, landmark_rows, weights, possible)
             unscored = np.flatnonzero(possible & ~known.asked)
             step = min(len(unscored), left // (ROUNDS - number))
             if step < 1:
                 break
-            chance, predicted = self._chances(known, difficult)
+            chance = self._chances(known, difficult, possible)
             expected = (chance * self._costs())[unscored].sum()
             if number and expected < (1 - self.target) * self.budget:
                 break
             self._take(unscored[np.argsort(-chance[unscored], kind="stable")[:step]], known)
             left -= step
         unscored = np.flatnonzero(possible & ~known.asked)
-        _, predicted = self._chances(known, difficult)
         sample = draw.permutation(unscored)[:audited]
         self._take(sample, known)
-        difficult, error = self._difficult(known, landmark_rows, weights, predicted, unscored, sample)
+        difficult, error = self._threshold(known)
         fitting = self._fitting(known, difficult)
         if (most := self._costs()[fitting].sum()) < self.budget:
             raise ValueError(self._beyond(most))
@@ -233,62 +226,45 @@ class Search:
             "influential. Lower the budget, or score every row: `select_subset(diq_score.score(ds), ...)`."
         )
 
-    def _chances(self, known: Scored, difficult: float) -> tuple[np.ndarray, dict]:
-        """How likely each row is to be chosen, by what is scored."""
+    def _chances(self, known: Scored, difficult: float, possible: np.ndarray) -> np.ndarray:
+        """How likely each row is to be chosen: by its words it may be influential enough, and of such rows so many are
+        difficult enough and not passed over. Guesses at a row's own difficulty would be too poor: they keep good rows
+        out."""
         rows, worths = known.rows, self._worths(known, difficult)
         cuts, _ = self._cuts(known, worths, difficult)
         scale = float(np.median(np.abs(worths[rows]))) or 1.0
         bend = lambda values: np.sign(values) * np.log1p(np.abs(values) / scale)  # noqa: E731
-        chance = _above(*by_words(self.features, rows, bend(worths[rows])), bend(cuts))
-        predicted = {}
-        if self.difficulty is None:
-            found = by_words_and_trees(self.features, rows, known["difficulty"][rows], self.seed)
-            predicted["difficulty"] = found
-            chance = chance * _above(*found, difficult)
-        if self.max_mismatch is not None:
-            mean, spread = by_words_and_trees(self.features, rows, known["mismatch"][rows], self.seed)
-            chance = chance * _above(-mean, spread, -self.max_mismatch)
-        return chance, predicted
+        good = rows[possible[rows] & (worths[rows] >= cuts[rows])]
+        fits = (np.isin(good, self._fitting(known, difficult)).sum() + 1) / (len(good) + 1)
+        return fits * _above(*by_words(self.features, rows, bend(worths[rows])), bend(cuts))
 
-    def _difficult(
-        self,
-        known: Scored,
-        landmarks: np.ndarray,
-        weights: np.ndarray,
-        predicted: Mapping[str, tuple[np.ndarray, float]],
-        unscored: np.ndarray | None = None,
-        sample: np.ndarray | None = None,
-    ) -> tuple[float, float]:
+    def _first_threshold(self, known: Scored, landmarks: np.ndarray, weights: np.ndarray) -> float:
+        """The difficulty's threshold, by landmarks alone where difficulties are not known."""
+        if self.difficulty is not None:
+            return float(np.nanpercentile(self.difficulty, self.percentile))
+        return _weighted_percentile(known["difficulty"][landmarks], weights, self.percentile)
+
+    def _threshold(self, known: Scored) -> tuple[float, float]:
         """The difficulty's threshold, and the standard error of its percentile."""
         if self.difficulty is not None:
             return float(np.nanpercentile(self.difficulty, self.percentile)), 0.0
-        share = self.percentile / 100
-        if sample is None or not len(sample):
-            found = _weighted_percentile(known["difficulty"][landmarks], weights, self.percentile)
-            return found, math.sqrt(share * (1 - share) / len(landmarks))
-        # What is scored is known; of the rest the predictor's word is taken, corrected by how far it is off on rows at
-        # random.
-        random = np.concatenate([landmarks, sample])
-        random = random[np.isfinite(known["difficulty"][random])]
-        mean, spread = predicted["difficulty"]
-        scored = np.isfinite(known["difficulty"])
-        candidates = np.unique(known["difficulty"][scored])
-        scored[sample] = False
-        below = np.searchsorted(np.sort(known["difficulty"][scored]), candidates, side="left").astype(float)
-        residuals = {}
+        # What is scored is known; of the rest a predictor's word is taken, corrected by how far it is off on rows that
+        # it had not seen: some came at random, some for their influence, which says little of difficulty.
+        rows, unscored = np.flatnonzero(np.isfinite(known["difficulty"])), np.flatnonzero(~known.asked)
+        difficulty, size = known["difficulty"][rows], len(rows) + len(unscored)
+        mean, spread = by_words_and_trees(self.features, rows, difficulty, self.seed)
+        candidates, residual = np.unique(difficulty), np.full(len(rows), 0.5)
         low, high = 0, len(candidates) - 1
         while low < high:  # the share below rises with the candidate, but for noise
             middle = (low + high) // 2
-            said = 1 - _above(mean[unscored], spread, candidates[middle])
-            residual = (known["difficulty"][random] < candidates[middle]) - (
-                1 - _above(mean[random], spread, candidates[middle])
-            )
-            residuals[middle] = residual
-            share_below = (below[middle] + said.sum() + len(unscored) * residual.mean()) / len(mean)
-            low, high = (middle + 1, high) if share_below < share else (low, middle)
-        deviation = np.std(residuals[min(residuals, key=lambda m: abs(m - low))]) if residuals else 0.5
-        error = len(unscored) / len(mean) * deviation / math.sqrt(len(random))
-        return float(candidates[low]), float(error)
+            said = 1 - _above(mean, spread, candidates[middle])
+            below = difficulty < candidates[middle]
+            residual = below - said[rows]
+            share = (below.sum() + said[unscored].sum() + len(unscored) * residual.mean()) / size
+            low, high = (middle + 1, high) if share < self.percentile / 100 else (low, middle)
+        # Those that are left stray from what is expected of them as well.
+        deviation = np.std(residual) * math.sqrt(1 / len(rows) + 1 / max(len(unscored), 1))
+        return float(candidates[low]), float(len(unscored) / size * deviation)
 
     def _audit(
         self, known: Scored, worths: np.ndarray, thresholds: Thresholds, unscored: int, sample: np.ndarray

@@ -25,7 +25,7 @@ from .columns import count_unscored
 from .drawing import Draw
 from .examples import as_rows, read_columns
 from .features import text_features
-from .landmarks import Search, least_allowance
+from .landmarks import LEAST_ALLOWANCE, Search
 
 
 logger = logging.get_logger(__name__)
@@ -145,7 +145,7 @@ def _look(
         )
     allowance, size = len(dataset), None if settings.num_tokens else budget
     if not drawn or max_scored is not None:
-        allowance = _allowance(len(dataset), max_scored, known, size)
+        allowance = _allowance(len(dataset), max_scored, size)
     whole = allowance >= len(pool) and not drawn
     if for_nothing or (known and not whole):
         difficulty = _difficulty(scorer, dataset, places, pool, [rows[i] for i in pool], num_tokens)
@@ -191,11 +191,11 @@ def _look(
     return Found((thresholds.difficulty, thresholds.influence), audit, pool, num_trained)
 
 
-def _allowance(size: int, max_scored: float | None, known: bool, budget: int | None) -> int:
+def _allowance(size: int, max_scored: float | None, budget: int | None) -> int:
     """Rows that may be scored."""
     allowance = math.floor((MAX_SCORED if max_scored is None else max_scored) * size)
     if max_scored is None:
-        wanted = max(allowance, least_allowance(known))
+        wanted = max(allowance, LEAST_ALLOWANCE)
         wanted = size if budget is not None and budget > wanted else min(wanted, size)
         if wanted > allowance:
             share = "All" if wanted == size else f"Up to {wanted}"
