@@ -29,10 +29,10 @@ def test_options_are_those_of_select_subset():
     pool = scored()
     for text, arguments in {
         "diq": {},
-        "diq-paper": {"max_mismatch": None},
+        "diq-paper": {"max_mismatch": None, "order": "influence"},
         "diq:per=token,max_mismatch=0.5": {"per": "token", "max_mismatch": 0.5},
         "influence:max_mismatch=0.2": {"strategy": "influence", "max_mismatch": 0.2},
-        "diq:turns=less+influence": {"turns": ["less", "influence"]},
+        "diq:order=influence": {"order": "influence"},
         "diq:max_difficulty_percentile=80": {"max_difficulty_percentile": 80},
         "length": {"strategy": "column:num_trained", "max_mismatch": None},
         "column:pass_rate": {"strategy": "column:pass_rate", "max_mismatch": None},

@@ -175,7 +175,9 @@ def test_many_rows_make_a_small_page(tmp_path):
     rng = np.random.default_rng(0)
     columns = {"difficulty": rng.random(n), "influence": rng.standard_normal(n), "num_tokens": np.arange(n) + 1}
     scored = Dataset.from_dict({"text": ["a long row " * 500] * n} | columns)
-    path = write_report(scored, tmp_path / "report.html", ratio=0.01, max_rows=200, max_similarity=None)
+    path = write_report(
+        scored, tmp_path / "report.html", ratio=0.01, max_rows=200, max_similarity=None, order="influence"
+    )
     page = Page(path)
     assert path.stat().st_size < 1_500_000
     assert [page.rows[0]["rank"], page.rows[-1]["rank"]] == [1, n] and len(page.rows) == 200

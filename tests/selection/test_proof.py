@@ -29,7 +29,7 @@ OPTIONS = [
     {"num_rows": 12, "per": "row", "max_difficulty_percentile": 90},
     {"num_tokens": 200, "per": "token", "max_mismatch": 0.5},
     {"num_rows": 10, "balance": "source", "max_mismatch": 0.6},
-    {"num_rows": 10, "balance": {"source": {"p": 0.3}}, "turns": ["influence", "influence_a"], "max_mismatch": None},
+    {"num_rows": 10, "balance": {"source": {"p": 0.3}}, "max_mismatch": None},
     {"num_tokens": 200, "balance": "source", "max_similarity": 1.0},
 ]
 
@@ -78,5 +78,7 @@ def test_published_before_there_were_reasons(pool):
     annotated, _, _ = derive_selection(pool, facts)
     scores = scores_alone(annotated).remove_columns(["row", "diq_reason", "diq_duplicate_of"])
     assert differences(replace(facts, reasons=None), scores, subset) == []
-    first, second = possible_settings(pool, SelectionFacts(ratio=0.1))
-    assert first.max_similarity is None and (second.max_mismatch, second.max_similarity) == (0.2, 0.7)
+    first, second, third = possible_settings(pool, SelectionFacts(ratio=0.1))
+    assert first.max_similarity is None
+    assert (second.max_mismatch, second.max_similarity, second.order) == (0.2, 0.7, None)
+    assert (third.max_mismatch, third.max_similarity, third.order) == (0.2, 0.7, "random")

@@ -1,6 +1,7 @@
 """What is taken: against every subset of small pools, and against what a reader of the pool would say."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ from datasets import ClassLabel, Dataset, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diq_hf import QuadrantRule, select_subset
+from diq_hf import QuadrantRule
+from diq_hf import select_subset as select_by_default
 from diq_hf.selection.quadrants import REASONS
 from diq_hf.selection.scores import score_columns
+
+
+# In the paper's order; the default one is of tests/selection/test_order.py.
+select_subset = partial(select_by_default, order="influence")
 
 
 def pool_of(**columns):
@@ -256,20 +262,6 @@ def test_a_copy_does_not_use_up_a_share():
     assert select_subset(scored, num_rows=3, balance={"source": {"a": 0.67}})["row"][:] == [0, 2, 3]
 
 
-def test_turns():
-    scored = pool_of(
-        influence=[1.0] * 5,
-        influence_a=[5.0, 4.0, 3.0, 0.0, 0.0],
-        influence_b=[5.0, 0.0, 1.0, 9.0, 0.5],
-    )
-    turns = ["influence_a", "influence_b"]
-    assert select_subset(scored, num_rows=4, turns=turns, strategy="influence")["row"][:] == [0, 3, 1, 2]
-    subset = select_subset(scored, num_rows=4, turns=turns)
-    assert subset["row"][:] == [0, 3, 1, 2] and subset["diq_rank"][:] == [1, 2, 3, 4]
-    with pytest.raises(TypeError, match="list of columns"):
-        select_subset(scored, num_rows=1, turns="influence_a")
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -373,32 +365,3 @@ def test_a_column_of_ones_own_ranks():
         select_subset(scored, num_rows=3, strategy="column:passrate")
     with pytest.raises(ValueError, match="column:NAME"):
         select_subset(scored, num_rows=3, strategy="pass_rate")
-
-
-def test_rows_of_a_quadrant_can_be_drawn():
-    rng = np.random.default_rng(0)
-    scored = pool_of(difficulty=rng.normal(size=400), influence=rng.normal(size=400), num_trained=[5] * 400)
-    rule = QuadrantRule.fit(scored)
-    hard_and_influential = set(np.flatnonzero(rule.codes(scored["difficulty"][:], scored["influence"][:]) == 0))
-    taken = [select_subset(scored, num_rows=40, order="random", seed=seed) for seed in range(200)]
-    assert all(set(subset["row"][:]) <= hard_and_influential for subset in taken)
-    assert taken[0]["row"][:] == select_subset(scored, num_rows=40, order="random")["row"][:] != taken[1]["row"][:]
-    assert taken[0]["diq_rank"][:] == list(range(1, 41))
-    # Each of them is as likely as another: 40 of about 100 rows, 200 times.
-    counts = np.bincount(np.concatenate([subset["row"][:] for subset in taken]), minlength=400)
-    share = 40 / len(hard_and_influential)
-    spread = (counts[list(hard_and_influential)] - 200 * share) / np.sqrt(200 * share * (1 - share))
-    assert abs(spread).max() < 4.5 and spread.std() == pytest.approx(1, abs=0.25)
-    # Once the quadrant is used up the next one is drawn from.
-    more = select_subset(scored, num_rows=len(hard_and_influential) + 10, order="random")
-    assert set(more["row"][:]) > hard_and_influential
-    assert {more.features["quadrant"].int2str(code) for code in more["quadrant"][-10:]} == {"Q2"}
-
-
-@pytest.mark.parametrize("other", [{"strategy": "influence"}, {"per": "row"}, {"turns": ["influence"]}])
-def test_a_draw_goes_with_quadrants_alone(other):
-    scored = pool_of(influence=[1.0, 2.0, 3.0], num_trained=[1, 2, 3])
-    with pytest.raises(ValueError, match="draws inside the quadrants"):
-        select_subset(scored, num_rows=1, order="random", **other)
-    with pytest.raises(ValueError, match="choose from"):
-        select_subset(scored, num_rows=1, order="length")
