@@ -121,9 +121,7 @@ def rank_rows(scored: Any, settings: SelectionSettings, rule: QuadrantRule | Non
             return order
         codes = fitted.codes(difficulty, worths)[order]
         if settings.order == ALIGNMENT:
-            alignment, places = list_column(scored, ALIGNMENT), np.empty(len(scored), dtype=np.int64)
-            for rows in (order[codes == code] for code in np.unique(codes)):  # a quadrant at a time: no turn is lost
-                places[rows] = places_in_turns(alignment[rows].T)
+            places = places_in_turns(list_column(scored, ALIGNMENT).T)
         else:
             # Drawn in row order, so that the draw does not depend on the scores.
             places = np.random.default_rng(settings.seed).permutation(len(scored))

@@ -21,16 +21,15 @@ def aligned_pool(size=60, turns=5, seed=0):
 
 
 def by_hand(scored):
-    """Quadrant by quadrant; in each the validation rows name, turn after turn, their next best among its rows."""
+    """The validation rows name, turn after turn, their next best of all rows; quadrant by quadrant the rows named."""
     difficulty, influence, alignment = (np.array(scored[name][:]) for name in ("difficulty", "influence", "alignment"))
     hard, good = difficulty >= np.median(difficulty), influence >= np.median(influence)
+    named = []
+    for turn in zip(*(np.argsort(-line, kind="stable") for line in alignment.T), strict=True):
+        named += [int(row) for row in dict.fromkeys(turn) if row not in named]
     chosen = []
     for of_quadrant in (hard & good, ~hard & good, hard & ~good, ~hard & ~good):
-        lists = [
-            sorted(np.flatnonzero(of_quadrant), key=lambda row: -alignment[row, k]) for k in range(alignment.shape[1])
-        ]
-        for named in zip(*lists, strict=True):
-            chosen += [int(row) for row in dict.fromkeys(named) if row not in chosen]
+        chosen += [row for row in named if of_quadrant[row]]
     return chosen
 
 
