@@ -37,7 +37,8 @@ def answers(tmp_path_factory):
     result = launched("fsdp_processes.py", json.dumps(CASES), folder)
     assert result.returncode == 0, result.stderr[-6000:]
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    return {name: ([rank[name] for rank in found], torch.load(folder / f"{name}.pt")) for name in CASES}
+    answers = {name: ([rank[name] for rank in found], torch.load(folder / f"{name}.pt")) for name in CASES}
+    return answers | {"peaks": [rank["peaks"] for rank in found]}
 
 
 def whole_model(case, weights):
@@ -84,6 +85,12 @@ def test_fsdp_direction_lies_as_its_weights(name, answers):
     for part, (own, whole) in first.items():
         assert own + second[part][0] == (whole if in_shards else 2 * whole)
         assert own == whole or in_shards
+
+
+def test_fsdp_bytes_a_parameter(answers):
+    """Two less on each of two processes, of four."""
+    for in_shards, whole in answers["peaks"]:
+        assert 1.5 < whole - in_shards < 2.1, (in_shards, whole)
 
 
 @pytest.mark.parametrize("name", CASES)

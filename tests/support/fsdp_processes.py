@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import make_model
+from conftest import SIZES, make_model
+from live_bytes import LiveBytes
 from oracle import in_float64, with_lora
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.distributed import DistributedConfig
 
 from diq_hf.engine.influence import InfluenceEngine
@@ -133,6 +134,22 @@ def held(direction):
     }
 
 
+def peaks():
+    """Bytes a parameter of φ that a validation gradient takes at most, in shards and whole, beside all else."""
+    sizes = SIZES | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    found = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        model = sharded(LlamaForCausalLM(LlamaConfig(**sizes)), "root")
+        engine = InfluenceEngine(model, target_modules="all-linear", max_tokens_per_batch=64)
+        if whole:
+            engine.spread.rows.clear()
+        with LiveBytes() as memory:
+            direction = engine.validation_gradient(VALIDATION)
+        found.append(memory.peak / sum(tensor.numel() for tensor in direction.tensors.values()))
+    return found
+
+
 def main(cases, folder: Path) -> dict:
     answers = {}
     for name, case in cases.items():
@@ -146,6 +163,7 @@ def main(cases, folder: Path) -> dict:
             for key, value in found.items()
             if key != "weights"
         }
+    answers["peaks"] = peaks()
     return answers
 
 
