@@ -164,8 +164,9 @@ class OnlineInfluence:
         labels = passing.batch.labels
         places = (labels[:, 1:] != IGNORE_INDEX).nonzero()
         places = places[:: max(1, len(places) // SAMPLED_TOKENS)]
-        places = places[:, 0], places[:, 1]
-        passing.expected = self._slopes(hidden.detach()[places], labels[:, 1:][places])
+        targets = labels[:, 1:][places[:, 0], places[:, 1]]
+        places = tuple(places.to(hidden.device).T)  # the last layers may be away from the tokens
+        passing.expected = self._slopes(hidden.detach()[places], targets)
 
         def see(gradient: torch.Tensor) -> None:
             passing.slopes = gradient[places]
