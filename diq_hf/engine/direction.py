@@ -21,6 +21,7 @@ from .projections import Projection
 from .sharding import device_of
 from .spread import Spread, in_shards
 from .tensor_files import load_tensors, save_tensors
+from .zero import shape_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,9 @@ def fitting(what: str, weights: Iterable[torch.Tensor]):
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
+        count = sum(shape_of(weight).numel() for weight in weights)
         raise RuntimeError(
-            f"{what} of {sum(weight.numel() for weight in weights):,} parameters does not fit into memory beside the "
+            f"{what} of {count:,} parameters does not fit into memory beside the "
             "model. Score fewer modules (`target_modules`) or an adapter's, or use a larger device."
         ) from error
 

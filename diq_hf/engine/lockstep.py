@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from ..rows.batching import TokenBudget, longest_first
 from ..rows.encoded import IGNORE_INDEX, EncodedRow
 from .sharding import Sharding
+from .zero import in_zero
 
 
 Result = TypeVar("Result")
@@ -133,7 +134,17 @@ class Lockstep:
         try:
             return function(batch)
         except Exception as error:
-            if self.size > 1:
+            if self.size > 1 and self.sharding.zero:
+                # Whose gatherings cannot be counted: the others are in the midst of a pass and hear of nothing.
+                self._told = error
+                self.sharding.zero.leave()
+                if should_reduce_batch_size(error):
+                    self._told = RuntimeError(
+                        "Memory ran out in the midst of a pass, which the processes of a ZeRO-3 model cannot take up "
+                        "again in smaller batches. Lower `max_tokens_per_batch`, or use FSDP2, where they can."
+                    )
+                    raise self._told from error
+            elif self.size > 1:
                 traceback.clear_frames(error.__traceback__)  # which hold the failed batch's tensors
                 gc.collect()
                 self.sharding.settle()
@@ -178,7 +189,7 @@ class Lockstep:
         self.end_together()
         if self.size == 1:
             return
-        whole = {name: m.weight.detach() for name, m in modules.items() if not isinstance(m.weight, DTensor)}
+        whole = {name: m.weight.detach() for name, m in modules.items() if not _in_shards(m.weight)}
         sums = [weight.double().square().sum().to(self.device) for weight in whole.values()]
         told = torch.stack([*sums, torch.zeros((), dtype=torch.float64, device=self.device)])
         least, most = told.clone(), told
@@ -295,6 +306,10 @@ class _Counted:
             return self.comm(output_tensor, input_tensor, group, async_op)
         output_tensor.zero_()
         return None
+
+
+def _in_shards(weight: torch.Tensor) -> bool:
+    return isinstance(weight, DTensor) or in_zero(weight)
 
 
 def _groups(unit: Any) -> list[Any]:

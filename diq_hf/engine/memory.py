@@ -42,7 +42,7 @@ def memory_plan(
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         one_pass()
-    owned = {id(p): p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()}
+    owned = {id(p): p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p) for p in model.parameters()}
     weights = sum(p.numel() * p.element_size() for p in owned.values() if p.device.type == device.type)
     a_token = sum(kept.values()) / tokens
     parts = [

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from .lockstep import Lockstep
 from .modules import as_linear
 from .sharding import device_of
+from .zero import shape_of
 
 
 class Rows:
@@ -63,7 +64,7 @@ class Spread:
         """Of the shape of a module's weight, where it computes."""
         module, rows = self.modules[name], self.rows.get(name)
         if rows is None:  # by its shape, for the weight itself may be a shard
-            return torch.zeros(module.weight.shape, dtype=dtype, device=device_of(module))
+            return torch.zeros(shape_of(module.weight), dtype=dtype, device=device_of(module))
         return rows.of(torch.zeros(rows.held, rows.shape[1], dtype=dtype, device=device_of(module)))
 
     def lay(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -115,7 +116,7 @@ class Spread:
         """How many numbers of a gradient this process holds."""
         held = {}
         for name, module in self.modules.items():
-            height, width = module.weight.shape
+            height, width = shape_of(module.weight)
             held[id(module.weight)] = (self.rows[name].held if name in self.rows else height) * width
         return sum(held.values())
 
