@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_model
 from fsdp_processes import ROWS, VALIDATION
+from fsdp_scoring import scored
 from oracle import attention_weights, in_float64, oracle, relative_error, row_gradient, with_lora
 from processes import launched
 
@@ -26,13 +27,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def answers(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("zero")
-    result = launched("zero_processes.py", json.dumps(CASES), folder, timeout=500)
+    result = launched("zero_processes.py", json.dumps(CASES), model_folder, folder, timeout=500)
     assert result.returncode == 0, result.stderr[-6000:]
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     answers = {name: ([rank[name] for rank in found], torch.load(folder / f"{name}.pt")) for name in CASES}
-    return answers | {"fault": [rank["fault"] for rank in found]}
+    return answers | {part: [rank[part] for rank in found] for part in ("fault", "scored")}
 
 
 def whole_model(case, weights):
@@ -77,3 +78,12 @@ def test_zero_3_leaves_no_trace(name, answers):
 def test_zero_3_memory_that_runs_out(answers):
     for said in answers["fault"]:
         assert "Lower `max_tokens_per_batch`, or use FSDP2" in said
+
+
+def test_zero_3_scores_as_one_whole_model(answers, model_folder, tmp_path):
+    scorer, expected = scored(model_folder, "difficulty", tmp_path)
+    for digest, columns in answers["scored"]:
+        assert digest == scorer.weights_digest() and list(columns) == list(expected)
+        for name, values in expected.items():
+            found, values = (np.array(column, dtype=float) for column in (columns[name], values))
+            assert np.allclose(found, values, rtol=1e-4, atol=1e-5 * np.nanmax(np.abs(values)), equal_nan=True), name

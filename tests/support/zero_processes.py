@@ -15,8 +15,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
 from conftest import make_model
 from fsdp_processes import ROWS, VALIDATION, rows_of
+from fsdp_scoring import scored
 from oracle import with_lora
 from torch import distributed
+from transformers import AutoModelForCausalLM
 
 from diq_hf.digest import model_digest, sampled_digest
 from diq_hf.engine.influence import InfluenceEngine
@@ -100,6 +102,14 @@ def trained(case, scored):
     return found, whole(model)
 
 
+def scored_rows(model_folder, folder):
+    """What `DIQScorer` makes of it, as of one whole."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    deep = deepspeed.initialize(model=model, config=CONFIG, model_parameters=model.parameters())[0]
+    scorer, columns = scored(deep.module, "difficulty", folder / "cache")
+    return [scorer.weights_digest(again=True), columns]
+
+
 def fault(case):
     """Of one process in the midst of a pass."""
     model = built(case).module
@@ -115,7 +125,7 @@ def fault(case):
         return str(error)
 
 
-def main(cases, folder: Path) -> dict:
+def main(cases, model_folder: str, folder: Path) -> dict:
     answers = {}
     for name, case in cases.items():
         found, after = trained(case, True)
@@ -126,13 +136,14 @@ def main(cases, folder: Path) -> dict:
             torch.save(weights, folder / f"{name}.pt")
         answers[name] = {key: np.asarray(value).tolist() for key, value in found.items() if key != "digests"}
         answers[name]["digests"] = found["digests"]
+    answers["scored"] = scored_rows(model_folder, folder)
     answers["fault"] = fault(case)
     return answers
 
 
 if __name__ == "__main__":
-    cases, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    cases, model_folder, folder = json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     deepspeed.init_distributed("gloo")
-    found = main(cases, folder)
+    found = main(cases, model_folder, folder)
     (folder / f"rank-{distributed.get_rank()}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
