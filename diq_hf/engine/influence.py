@@ -38,10 +38,10 @@ class InfluenceEngine(Passes):
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            A causal language model. It comes back from every call as it was. One in shards of FSDP2 or ZeRO-3 is scored by
-            all of its processes: each makes every call here with the same rows, runs its share of them, and gets the
-            results of all. Of a validation gradient it holds the part that FSDP2 gives it of the weights; of an adapter's,
-            which is small, the whole.
+            A causal language model. It comes back from every call as it was. One in shards of FSDP2 or ZeRO-3 is
+            scored by all of its processes: each makes every call here with the same rows, runs its share of them, and
+            gets the results of all. Of a validation gradient it holds the part that FSDP2 gives it of the weights; an
+            adapter's, which is small, is whole on each.
         target_modules (`str` or `Sequence[str]`, *optional*):
             For a model without an adapter, the linear modules whose weights are φ, named as in
             [`~peft.LoraConfig`]: a list of name endings, or a string that is a regular expression or
