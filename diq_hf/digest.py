@@ -56,7 +56,7 @@ class _Weights(Mapping):
     """A model's weights by name; those that are offloaded come one at a time."""
 
     def __init__(self, model: nn.Module):
-        self.state, self.places = model.state_dict(), {}
+        self.state, self.places = model.state_dict(keep_vars=True), {}
         for prefix, module in model.named_modules():
             if has_offloaded_params(module):
                 self.places |= {f"{prefix}.{name}": (module, name) for name in module.state_dict()}
@@ -77,6 +77,11 @@ class _Weights(Mapping):
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    if hasattr(tensor, "ds_id"):  # of DeepSpeed's ZeRO-3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -4,6 +4,7 @@
 gradient in memory and on disk, `passes` runs the model over rows, `loss` computes row losses without keeping logits,
 `probes` reads gradients as they pass, `attention` keeps packed rows apart, `modes` gives a model its mode back,
 `positions` says how long a row may be, `modules` which weights are scored, `sharding` where they lie and which models
-are refused, `lockstep` keeps processes together that share a model, `memory` says what is taken and `recomputing`
-takes less, `projections` shrinks gradients, `loading` loads models by name. Imports `rows`.
+are refused, `zero` knows DeepSpeed's shards, `lockstep` keeps processes together that share a model, `spread` holds
+directions where weights lie, `memory` says what is taken and `recomputing` takes less, `projections` shrinks
+gradients, `loading` loads models by name. Imports `rows`.
 """

@@ -17,6 +17,7 @@ from ..rows.encoded import EncodedRow
 from .modes import evaluating
 from .modules import computed_dtype
 from .sharding import device_of
+from .zero import shape_of
 
 
 logger = logging.get_logger(__name__)
@@ -123,7 +124,7 @@ class Packing:
         """
         embeddings = self.decoder.get_input_embeddings()
         weight, device = embeddings.weight, device_of(embeddings)
-        ids = torch.arange(1, 20).numpy() % len(weight)
+        ids = torch.arange(1, 20).numpy() % shape_of(embeddings.weight)[0]
         first, other, second = (EncodedRow(part, part) for part in (ids[:7], ids[12:], ids[7:12]))
 
         def hidden(rows: list[EncodedRow], packed: bool) -> torch.Tensor:
@@ -159,7 +160,7 @@ class Packing:
             leaves.append(output.detach().requires_grad_())
             return leaves[0]
 
-        ids = torch.arange(1, 20).numpy() % len(embeddings.weight)
+        ids = torch.arange(1, 20).numpy() % shape_of(embeddings.weight)[0]
         rows = [EncodedRow(part, part) for part in (ids[:7], ids[7:12])]
         batch = Batch.of(rows, True, device_of(embeddings))
         handle = embeddings.register_forward_hook(cut)

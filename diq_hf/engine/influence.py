@@ -20,13 +20,13 @@ from torch import nn
 
 from ..rows.batching import Batch
 from ..rows.encoded import EncodedRow
-from .direction import Direction, PreparedDirections, zeros_of
+from .direction import Direction, PreparedDirections, gradient_readers, zeros_of
 from .lockstep import IDLE_ROW, Again
 from .modes import scoring_mode
-from .modules import as_linear
 from .passes import Passes
-from .probes import Reader, WeightGradient
+from .probes import Reader
 from .projections import Projection
+from .spread import in_shards
 
 
 class NonFiniteLossError(ValueError):
@@ -38,9 +38,10 @@ class InfluenceEngine(Passes):
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            A causal language model. It comes back from every call as it was. One that FSDP2 has sharded is scored by
-            all of its processes: each makes every call here with the same rows, runs its share of them, and gets the
-            results of all.
+            A causal language model. It comes back from every call as it was. One in shards of FSDP2 or ZeRO-3 is
+            scored by all of its processes: each makes every call here with the same rows, runs its share of them, and
+            gets the results of all. Of a validation gradient it holds the part that FSDP2 gives it of the weights; an
+            adapter's, which is small, is whole on each.
         target_modules (`str` or `Sequence[str]`, *optional*):
             For a model without an adapter, the linear modules whose weights are φ, named as in
             [`~peft.LoraConfig`]: a list of name endings, or a string that is a regular expression or
@@ -72,7 +73,7 @@ class InfluenceEngine(Passes):
         # product a row and direction, with the row's own gradient, is the least to compute.
         self.several_by_token = self.device.type != "cpu"
         self.dtype = torch.promote_types(model.get_input_embeddings().weight.dtype, torch.float32)
-        self.prepared = PreparedDirections(self.modules)
+        self.prepared = PreparedDirections(self.spread)
 
     def validation_gradient(
         self,
@@ -100,10 +101,16 @@ class InfluenceEngine(Passes):
             raise ValueError("There are no validation rows. Pass at least one; the paper takes 20 a task.")
         self._check(rows, "Validation row")
         self.lockstep.check_alike(self.modules)
-        sums = zeros_of(self.modules, self.dtype)
-        readers = {name: WeightGradient(as_linear(module, sums[name])) for name, module in self.modules.items()}
+        sums = zeros_of(self.spread, self.dtype)
+        readers = gradient_readers(self.spread, sums)
         mine = self.lockstep.share(rows)
-        own, torn = [rows[i] for i in mine], False
+        own, torn, reported = [rows[i] for i in mine], False, 0
+
+        def report(count: int) -> None:
+            nonlocal reported
+            reported += count
+            if progress is not None:
+                progress(count)
 
         def gradients(indices: list[int]) -> np.ndarray:
             nonlocal torn
@@ -136,25 +143,26 @@ class InfluenceEngine(Passes):
 
         with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
             while True:
-                done, total = 0, 0.0
+                total = 0.0
                 try:
-                    for indices, losses in self._run(own, gradients, progress):
-                        total, done = total + float(losses.sum()), done + len(indices)
+                    for _, losses in self._run(own, gradients, report):
+                        total += float(losses.sum())
                     break
-                # Memory ran out in the midst of a backward pass: from the start, in the smaller batches.
+                # Memory ran out in the midst of a backward pass, of this process or of another that adds to the same
+                # sums: from the start, in the smaller batches.
                 except Again:
                     torn = False
                     for tensor in sums.values():
                         tensor.zero_()
-                    if progress is not None:
-                        progress(-done)
+                    report(-reported)
         tensors, seen = {}, set()
         for name, tensor in sums.items():
             # A weight that two modules share has one sum, which both take their shares of; files want two.
             if id(tensor) in seen:
                 tensors[f"{name}.weight"] = tensor.clone()
                 continue
-            self.lockstep.sum(tensor)
+            if not in_shards([tensor]):  # there all have added theirs
+                self.lockstep.sum(tensor)
             tensors[f"{name}.weight"] = tensor.div_(len(rows))
             seen.add(id(tensor))
         return Direction(tensors, len(rows), self.lockstep.total(total) / len(rows))
@@ -162,15 +170,24 @@ class InfluenceEngine(Passes):
     def gradient_of(self, loss: Callable[[], torch.Tensor], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradient with respect to φ, by name, of a loss that is made by calling the model on some tokens.
 
-        A module that it does not call has none.
+        A module that it does not call has none. Processes that share the model all give the same tokens.
         """
-        sums = zeros_of(self.modules, self.dtype)
-        readers = {name: WeightGradient(as_linear(module, sums[name])) for name, module in self.modules.items()}
+        sums = zeros_of(self.spread, self.dtype)
+        readers = gradient_readers(self.spread, sums)
+        for name, reader in readers.items():  # sums in shards take what each of them has
+            reader.factor = 1 / self.lockstep.size if in_shards([sums[name]]) else 1.0
         sink = torch.zeros((), dtype=self.dtype, device=self.device, requires_grad=True)
         with scoring_mode(self.model), self.sharding.settled(), self.probes.reading(readers):
             self.probes.start(Batch(input_ids, input_ids, [], packed=False), sink)
             torch.autograd.grad(loss(), sink, allow_unused=True)
         return {f"{name}.weight": tensor for name, tensor in sums.items()}
+
+    def laid(self, direction: Direction) -> Direction:
+        """A direction from elsewhere that every process has, as this engine's own lie."""
+        tensors = {
+            f"{name}.weight": self.spread.lay(name, direction.tensors[f"{name}.weight"]) for name in self.modules
+        }
+        return Direction(tensors, direction.num_rows, direction.loss)
 
     def score(
         self,

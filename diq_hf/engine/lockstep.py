@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from ..rows.batching import TokenBudget, longest_first
 from ..rows.encoded import IGNORE_INDEX, EncodedRow
 from .sharding import Sharding
+from .zero import in_zero
 
 
 Result = TypeVar("Result")
@@ -28,11 +29,11 @@ Result = TypeVar("Result")
 IDLE_ROW = EncodedRow(np.full(13, 1), np.array([*[IGNORE_INDEX] * 12, 1]))
 
 # What a process says between two passes; the largest is what all of them do.
-DONE, MORE, FAILED = range(3)
+DONE, MORE, ANEW, FAILED = range(4)
 
 
 class Again(Exception):
-    """The rows' work begins anew: no error, and no matter of other processes."""
+    """The rows' work begins anew, on every process: no error."""
 
 
 class _OtherFailedError(RuntimeError):
@@ -87,7 +88,7 @@ class Lockstep:
         Raises:
             `RuntimeError`: A single row does not fit into memory, or another process has failed.
         """
-        waiting, done, wanted = longest_first(rows), 0, False
+        waiting, done, wanted, self._told = longest_first(rows), 0, False, None
         with self.gathering.counted(self.size > 1), self.together(), self.sharding.settled():
             while True:
                 told = self._exchange(MORE if waiting else DONE, budget.max_tokens, done, int(wanted))
@@ -133,7 +134,17 @@ class Lockstep:
         try:
             return function(batch)
         except Exception as error:
-            if self.size > 1:
+            if self.size > 1 and self.sharding.zero:
+                # Whose gatherings cannot be counted: the others are in the midst of a pass and hear of nothing.
+                self._told = error
+                self.sharding.zero.leave()
+                if should_reduce_batch_size(error):
+                    self._told = RuntimeError(
+                        "Memory ran out in the midst of a pass, which the processes of a ZeRO-3 model cannot take up "
+                        "again in smaller batches. Lower `max_tokens_per_batch`, or use FSDP2, where they can."
+                    )
+                    raise self._told from error
+            elif self.size > 1:
                 traceback.clear_frames(error.__traceback__)  # which hold the failed batch's tensors
                 gc.collect()
                 self.sharding.settle()
@@ -178,7 +189,7 @@ class Lockstep:
         self.end_together()
         if self.size == 1:
             return
-        whole = {name: m.weight.detach() for name, m in modules.items() if not isinstance(m.weight, DTensor)}
+        whole = {name: m.weight.detach() for name, m in modules.items() if not _in_shards(m.weight)}
         sums = [weight.double().square().sum().to(self.device) for weight in whole.values()]
         told = torch.stack([*sums, torch.zeros((), dtype=torch.float64, device=self.device)])
         least, most = told.clone(), told
@@ -195,10 +206,10 @@ class Lockstep:
         """Ends on every process with an error if one of them has one, each with its own or with another's words."""
         try:
             yield
-        except (Again, GeneratorExit):
-            raise
         except Exception as error:
             if self.size > 1 and error is not self._told:
+                if isinstance(error, Again):
+                    self._exchange(ANEW)  # which raises as much, or another's error
                 self._tell(error)
             raise
 
@@ -216,6 +227,7 @@ class Lockstep:
 
         Raises:
             `RuntimeError`: One of them has failed.
+            [`Again`]: One of them begins anew, and so do all.
         """
         mine = np.zeros((1, 4), dtype=np.int64)
         mine[0, : 1 + len(numbers)] = [status, *numbers]
@@ -230,18 +242,22 @@ class Lockstep:
             distributed.all_gather_object(words, message, group=self.group)
             self._told = _OtherFailedError(f"Another process failed, so none goes on. {next(filter(None, words))}")
             raise self._told
+        if said[:, 0].max() == ANEW:
+            self._told = Again()
+            raise self._told
         return said
 
 
 class Gathering:
-    """Counts the gatherings of weights in a pass, so that a pass which failed can be brought to its end.
+    """Counts the gatherings of weights in a pass, and whatever else all processes do together in it, so that a pass
+    which failed can be brought to its end.
 
     The pass is run again over a row that counts for nothing. Its first gatherings, which the other processes have
     behind them, are left out, and the rest take place.
     """
 
     def __init__(self, sharding: Sharding):
-        self.sharding = sharding
+        self.sharding, self._counting = sharding, False
         self.done = self._turn = 0
 
     def begin(self, again: bool = False) -> None:
@@ -252,6 +268,8 @@ class Gathering:
 
     def due(self) -> bool:
         """Whether the gathering that comes next takes place."""
+        if not self._counting:
+            return True
         self._turn += 1
         if self._turn <= self.done:
             return False
@@ -264,10 +282,12 @@ class Gathering:
         groups = [group for unit in self.sharding.units for group in _groups(unit)] if wanted else []
         former = [group._all_gather_comm for group in groups]
         try:
+            self._counting = wanted
             for group, comm in zip(groups, former, strict=True):
                 group._all_gather_comm = _Counted(comm, self)
             yield
         finally:
+            self._counting = False
             for group, comm in zip(groups, former, strict=True):
                 group._all_gather_comm = comm
 
@@ -286,6 +306,10 @@ class _Counted:
             return self.comm(output_tensor, input_tensor, group, async_op)
         output_tensor.zero_()
         return None
+
+
+def _in_shards(weight: torch.Tensor) -> bool:
+    return isinstance(weight, DTensor) or in_zero(weight)
 
 
 def _groups(unit: Any) -> list[Any]:

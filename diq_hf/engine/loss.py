@@ -13,6 +13,7 @@ from ..rows.encoded import IGNORE_INDEX
 from .modes import evaluating
 from .modules import computed_dtype
 from .sharding import Sharding, device_of
+from .zero import shape_of
 
 
 # Logits held at once: 2**24 fp32 values are 64 MiB, and large enough for a CPU's matrix product to run at full speed.
@@ -124,7 +125,7 @@ class RowLoss:
     def _find_scale(self, causal_lm: nn.Module, candidates: list[float]) -> float:
         """The factor on the logits that gives the model's own, seen on a few tokens; also looks that it is causal."""
         embeddings = causal_lm.get_input_embeddings()
-        input_ids = torch.arange(1, 9, device=device_of(embeddings))[None] % len(embeddings.weight)
+        input_ids = torch.arange(1, 9, device=device_of(embeddings))[None] % shape_of(embeddings.weight)[0]
         with evaluating(causal_lm):
             expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[0]

@@ -1,6 +1,6 @@
 """What scoring takes of a device's memory, in one line before the first batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 def memory_plan(
     model: nn.Module,
-    modules: Mapping[str, nn.Module],
+    numbers: int,
     one_pass: Callable[[], Any],
     tokens: int,
     max_tokens: int,
@@ -22,8 +22,8 @@ def memory_plan(
     Args:
         model (`nn.Module`):
             The model.
-        modules (`Mapping[str, nn.Module]`):
-            The modules that are scored.
+        numbers (`int`):
+            How many the process holds of a validation gradient.
         one_pass (`Callable`):
             Runs so many `tokens` forwards and backwards, from which those of a whole batch are told.
         tokens (`int`):
@@ -42,13 +42,12 @@ def memory_plan(
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         one_pass()
-    owned = {id(p): p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()}
+    owned = {id(p): p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p) for p in model.parameters()}
     weights = sum(p.numel() * p.element_size() for p in owned.values() if p.device.type == device.type)
-    direction = sum(4 * weight.numel() for weight in {id(m.weight): m.weight for m in modules.values()}.values())
     a_token = sum(kept.values()) / tokens
     parts = [
         f"weights {_size(weights)}",
-        f"validation gradient {_size(direction)}",
+        f"validation gradient {_size(4 * numbers)}",
         f"activations about {_size(a_token * max_tokens)} for {max_tokens} tokens a batch ({_size(a_token)} a token)",
     ]
     if device.type == "cuda":

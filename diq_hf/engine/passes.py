@@ -21,6 +21,7 @@ from .positions import row_limit
 from .probes import Probes
 from .recomputing import Recomputing
 from .sharding import Sharding, check_placement, device_of
+from .spread import Spread
 
 
 logger = logging.get_logger(__name__)
@@ -51,6 +52,7 @@ class Passes:
         # Processes make their batches alike.
         self.packing.possible = self.lockstep.all_agree(self.packing.possible)
         self.probes = Probes(self.modules)
+        self.spread = Spread(self.modules, self.lockstep, whole=hasattr(model, "peft_config"))
         if max_tokens_per_batch is None:
             max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
         self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
@@ -111,7 +113,7 @@ class Passes:
         if self.lockstep.all_agree(not logger.isEnabledFor(logging.INFO)):
             return
         one_pass, size = lambda: function([]), len(IDLE_ROW)
-        plan = memory_plan(self.model, self.modules, one_pass, size, self.budget.max_tokens, self.device)
+        plan = memory_plan(self.model, self.spread.numel(), one_pass, size, self.budget.max_tokens, self.device)
         self.sharding.settle()
         logger.info(plan)
 

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..rows.encoded import EncodedRow, RowError
 from .modes import evaluating
 from .sharding import device_of
+from .zero import shape_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def last_position(backbone: nn.Module, decoder: nn.Module) -> int | None:
     seen = []
     with evaluating(backbone):
         for length in (8, 12):
-            ids = torch.full((1, length), token % len(embeddings.weight), device=device_of(embeddings))
+            ids = torch.full((1, length), token % shape_of(embeddings.weight)[0], device=device_of(embeddings))
             with _Lookups(length) as lookups:
                 backbone(input_ids=ids, use_cache=False)
             seen.append(lookups.found)

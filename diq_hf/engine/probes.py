@@ -38,10 +38,17 @@ class TokenShares:
             ΔW.
         beside (`int`, *optional*, defaults to `1`):
             Directions that are read in the same pass.
+        whole (`Callable`, *optional*):
+            Brings it together where it is in shards, each time it is multiplied with.
     """
 
-    def __init__(self, direction: torch.Tensor, beside: int = 1):
-        self.direction = direction
+    def __init__(
+        self,
+        direction: torch.Tensor,
+        beside: int = 1,
+        whole: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+    ):
+        self.direction, self.whole = direction, whole
         self.scale = 1.0
         # ⟨b, ΔW a⟩ = ⟨ΔWᵀ b, a⟩: keep whichever is smaller, ΔW a or a itself, which serves all directions.
         self.narrow_output = beside * direction.shape[0] <= direction.shape[1]
@@ -61,11 +68,11 @@ class TokenShares:
 
     def keep(self, inputs: torch.Tensor) -> torch.Tensor:
         self.to(inputs.device, inputs.dtype)
-        return nn.functional.linear(inputs, self._cast) if self.narrow_output else inputs
+        return nn.functional.linear(inputs, self.whole(self._cast)) if self.narrow_output else inputs
 
     def shares(self, kept: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
         """Each token's share, of the shape of the tokens."""
-        pulled = grad_output if self.narrow_output else grad_output @ self._cast
+        pulled = grad_output if self.narrow_output else grad_output @ self.whole(self._cast)
         wide = self.direction.dtype
         return (pulled.to(wide) * kept.to(wide)).sum(dim=-1) * self.scale
 
@@ -101,6 +108,8 @@ class RowProducts:
             Whether the gradient's squared norm comes last.
         transform (`Callable`, *optional*):
             What is made of a row's flat gradient, that of its mean loss, before anything is read off it.
+        whole (`Callable`, *optional*):
+            Brings directions together that are in shards, each time they are multiplied with.
     """
 
     def __init__(
@@ -109,8 +118,9 @@ class RowProducts:
         projection: Callable[[torch.Tensor], torch.Tensor] | None = None,
         norm: bool = False,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        whole: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
     ):
-        self.directions = [direction.reshape(-1) for direction in directions]
+        self.directions, self.whole = directions, whole
         self.projection, self.norm, self.transform = projection, norm, transform
 
     def keep(self, inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -119,14 +129,14 @@ class RowProducts:
     def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
         inputs, grad_output = _summable(kept[0], grad_output)
         wide = torch.promote_types(inputs.dtype, torch.float32)
-        found = []
+        found, directions = [], [self.whole(direction).reshape(-1).to(wide) for direction in self.directions]
         rows = zip(batch.rows(inputs), batch.rows(grad_output), batch.rows(batch.labels), strict=True)
         for row, outputs, labels in rows:
             gradient = (outputs.T @ row).to(wide).reshape(-1)
             if self.transform is not None:
                 trained = int((labels[1:] != IGNORE_INDEX).sum())  # what comes of it is divided by them, as sums are
                 gradient = self.transform(gradient / trained) * trained
-            parts = [torch.dot(gradient, direction.to(wide))[None] for direction in self.directions]
+            parts = [torch.dot(gradient, direction)[None] for direction in directions]
             parts += [self.projection(gradient)] if self.projection else []
             parts += [torch.dot(gradient, gradient)[None]] if self.norm else []
             found.append(torch.cat(parts))
@@ -139,10 +149,12 @@ class WeightGradient:
     Args:
         total (`torch.Tensor` of shape `(out_features, in_features)`):
             The sum, in fp32 or wider.
+        add (`Callable`, *optional*):
+            Adds a gradient, or nothing, so many times to it, where it is in shards.
     """
 
-    def __init__(self, total: torch.Tensor):
-        self.total = total
+    def __init__(self, total: torch.Tensor, add: Callable[[torch.Tensor | None, float], None] | None = None):
+        self.total, self.add = total, add
         self.factor = 1.0
         """What the gradient counts for; nothing is added where it is zero."""
 
@@ -151,7 +163,9 @@ class WeightGradient:
 
     def read(self, kept: Sequence[torch.Tensor], grad_output: torch.Tensor, batch: Batch) -> torch.Tensor:
         inputs, outputs = (tensor.flatten(0, -2) for tensor in _summable(kept[0], grad_output))
-        if self.factor == 0:
+        if self.add is not None:  # by all processes, whether or not this one has anything
+            self.add(outputs.T @ inputs if self.factor else None, self.factor)
+        elif self.factor == 0:
             pass
         elif inputs.dtype == self.total.dtype:
             self.total.addmm_(outputs.T, inputs, alpha=self.factor)

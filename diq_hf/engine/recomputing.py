@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .modes import evaluating
 from .sharding import Sharding, device_of
+from .zero import shape_of
 
 
 logger = logging.get_logger(__name__)
@@ -100,7 +101,7 @@ class Recomputing:
     @torch.no_grad()
     def _try(self) -> None:
         embeddings = self.decoder.get_input_embeddings()
-        ids = torch.arange(1, 14, device=device_of(embeddings))[None] % len(embeddings.weight)
+        ids = torch.arange(1, 14, device=device_of(embeddings))[None] % shape_of(embeddings.weight)[0]
 
         def hidden() -> torch.Tensor:
             return self.decoder(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,4 +1,4 @@
-"""Where a model's weights lie: whole, in shards of FSDP2 that come together layer by layer, or offloaded."""
+"""Where a model's weights lie: whole, in shards of FSDP2 or ZeRO-3 that come together layer by layer, or offloaded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from .zero import Zero, gathered, in_zero
 
 
 Result = TypeVar("Result")
@@ -40,6 +42,7 @@ class Sharding:
         decoder = model.get_decoder()
         around = (top for top in self.tops if any(part is decoder for part in top.modules()))
         self.root: Any = next(around, None)
+        self.zero = Zero(model)
 
     @property
     def offloaded(self) -> bool:
@@ -49,6 +52,8 @@ class Sharding:
     @property
     def group(self) -> distributed.ProcessGroup | None:
         """The processes that must run the same passes, since each of them holds a shard; `None` for one alone."""
+        if self.zero:
+            return self.zero.group
         meshes = [p.device_mesh for p in self.model.parameters() if isinstance(p, DTensor)]
         if not meshes or distributed.get_world_size() == 1:
             return None
@@ -89,6 +94,7 @@ class Sharding:
         """Puts every weight back into shards, also in the midst of a pass that an error has ended."""
         for top in self.tops:
             top.reset_iter_state()
+        self.zero.settle()
 
     @contextmanager
     def settled(self) -> Iterator[None]:
@@ -103,6 +109,10 @@ class Sharding:
         """The module's own weights, whole and on the device that computes with them."""
         if has_offloaded_params(module):
             with align_module_device(module):
+                yield
+            return
+        if any(in_zero(parameter) for parameter in module.parameters(recurse=False)):
+            with gathered(module):
                 yield
             return
         if not any(isinstance(parameter, DTensor) for parameter in module.parameters(recurse=False)):
@@ -139,7 +149,7 @@ def check_placement(model: nn.Module) -> None:
 
     Raises:
         `TypeError`: It is no transformers or PEFT model.
-        `ValueError`: It is sharded in another way than by FSDP2.
+        `ValueError`: It is sharded in another way than by FSDP2 or ZeRO-3.
     """
     for module in model.modules():
         if isinstance(module, FullyShardedDataParallel):
@@ -164,10 +174,11 @@ def check_placement(model: nn.Module) -> None:
         id(p) for module in model.modules() if has_offloaded_params(module) for p in module.parameters(recurse=False)
     }
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "ds_id"):
+        if in_zero(parameter) and not hasattr(parameter, "_z3_optimizer"):
             raise ValueError(
-                f"`{name}` is sharded by DeepSpeed ZeRO-3, and such a model cannot be scored. Use FSDP2, which shards "
-                "as ZeRO-3 does (`fsdp_version: 2` in accelerate's configuration), or ZeRO stage 1 or 2."
+                f"`{name}` is sharded by DeepSpeed ZeRO-3, and no engine runs it. Score the model that "
+                "`deepspeed.initialize` or a trainer has prepared, with an optimizer, or use FSDP2, which shards as "
+                "ZeRO-3 does (`fsdp_version: 2` in accelerate's configuration)."
             )
         if isinstance(parameter, DTensor):
             names = parameter.device_mesh.mesh_dim_names or ()

@@ -218,9 +218,10 @@ def _share_directions(scorer: Any, root: Path, rank: int, wait: Callable[[], Non
             scorer.use_direction(recipe, Direction.load(paths[recipe], recipe))
     if rank == 0 or shared:
         scorer.half_difference()
-    if rank == 0:
         for recipe in missing:
-            scorer.direction(recipe).save(paths[recipe], recipe)
+            direction = scorer.direction(recipe)
+            if rank == 0 or direction.in_shards:
+                direction.save(paths[recipe], recipe)
     wait()
     if rank > 0:
         for recipe, path in paths.items():

@@ -69,4 +69,4 @@ class ValidationGradients:
 
     def use_direction(self, recipe: str, direction: Direction) -> None:
         """Takes a validation gradient that was computed elsewhere, under one of [`~DIQScorer.direction_recipes`]."""
-        self._directions[recipe] = direction
+        self._directions[recipe] = self.engine.laid(direction) if direction.tensors else direction

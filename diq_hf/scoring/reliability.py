@@ -99,10 +99,9 @@ def half_gradients(
         return parts[0], NO_HALVES
     first, second = parts
     mean, difference = {}, {}
-    for name in list(first.tensors):  # a tensor at a time, so that hardly more is held than what is kept
-        of_first, of_second = first.tensors.pop(name), second.tensors.pop(name)
-        difference[name] = of_first - of_second
-        mean[name] = of_first.mul_(first.num_rows / len(rows)).add_(of_second, alpha=second.num_rows / len(rows))
+    for name, of_first in first.tensors.items():  # in place, so that nothing is held but what is kept
+        difference[name] = of_first.sub_(second.tensors[name])
+        mean[name] = second.tensors[name].add_(difference[name], alpha=first.num_rows / len(rows))
     loss = (first.loss * first.num_rows + second.loss * second.num_rows) / len(rows)
     return Direction(mean, len(rows), loss), Direction(difference, len(rows), 0.0)
 

@@ -14,6 +14,7 @@ from ..difficulty.sources import DifficultySource, difficulty_source
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.loading import load_model
 from ..engine.projections import Projection
+from ..engine.zero import shape_of
 from ..recipe import Recipe, SelectionFacts
 from ..rows.encoded import EncodedRow
 from ..rows.formats import RowEncoder
@@ -176,7 +177,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             completion_only_loss=completion_only_loss,
             assistant_only_loss=assistant_only_loss,
             dataset_text_field=dataset_text_field,
-            vocab_size=self.model.get_input_embeddings().weight.shape[0],
+            vocab_size=shape_of(self.model.get_input_embeddings().weight)[0],
             template=column_template(columns),
         )
         self.extra_columns = tuple(extra_columns)

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from transformers.utils import logging
 
-from ..digest import tensors_digest
 from ..engine.influence import Direction, InfluenceEngine
 from ..engine.sharding import device_of
 
@@ -18,14 +17,9 @@ logger = logging.get_logger(__name__)
 NAME = "diq_direction.safetensors"
 
 
-def digest(direction: Direction) -> str:
-    """What a checkpoint's state knows it by."""
-    return tensors_digest(direction.tensors)
-
-
 def save_direction(direction: Direction, folder: str | Path) -> None:
     """Writes it into a checkpoint's folder."""
-    direction.save(Path(folder) / NAME, digest(direction))
+    direction.save(Path(folder) / NAME, direction.digest)
 
 
 def find_direction(
@@ -37,7 +31,7 @@ def find_direction(
         folders (`Sequence[str or Path]`):
             Where the checkpoint may be that a training is resumed from.
         name (`str`):
-            Its [`digest`].
+            Its digest.
         engine ([`~diq_hf.engine.influence.InfluenceEngine`]):
             The engine that is to use it.
         accelerator ([`~accelerate.Accelerator`]):
@@ -68,13 +62,16 @@ def find_direction(
         told = [None if found is None else (found.num_rows, found.loss), faults]
         about, faults = broadcast_object_list(told)
         if about is not None:
-            tensors = {
-                f"{part}.weight": torch.empty(module.weight.shape, dtype=engine.dtype, device=device_of(module))
-                if found is None
-                else found.tensors[f"{part}.weight"].to(device_of(module))
-                for part, module in engine.modules.items()
-            }
-            found = Direction(broadcast(tensors), *about)
+            tensors = {}
+            for part, module in engine.modules.items():  # one is whole at a time, where they lie in shards
+                name, device = f"{part}.weight", device_of(module)
+                whole = (
+                    torch.empty(module.weight.shape, dtype=engine.dtype, device=device)
+                    if found is None
+                    else found.tensors[name].to(device)
+                )
+                tensors[name] = engine.spread.lay(part, broadcast(whole))
+            found = Direction(tensors, *about)
     if found is None and faults:
         raise ValueError(faults[0])
     return found

@@ -18,7 +18,6 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..engine.influence import Direction, InfluenceEngine
-from ..engine.modules import as_linear
 from ..engine.probes import TokenShares
 from ..engine.sharding import device_of
 from ..rows.batching import Batch
@@ -85,10 +84,9 @@ class OnlineInfluence:
     def use(self, direction: Direction) -> None:
         """Reads the influence on another validation gradient from now on."""
         self.direction = direction
-        self._readers = {
-            name: TokenShares(as_linear(module, direction.tensors[f"{name}.weight"]))
-            for name, module in self.engine.modules.items()
-        }
+        self._readers = self.engine.prepared.token_shares(direction)
+        if direction.in_shards:  # while all processes are here: the state of a checkpoint is asked of the first alone
+            _ = direction.digest
 
     def begin_step(self, rows: Callable[[int], list[int]] | None) -> None:
         """Says which rows stand in each of the coming update step's batches, by the batch's number.
@@ -166,8 +164,9 @@ class OnlineInfluence:
         labels = passing.batch.labels
         places = (labels[:, 1:] != IGNORE_INDEX).nonzero()
         places = places[:: max(1, len(places) // SAMPLED_TOKENS)]
-        places = places[:, 0], places[:, 1]
-        passing.expected = self._slopes(hidden.detach()[places], labels[:, 1:][places])
+        targets = labels[:, 1:][places[:, 0], places[:, 1]]
+        places = tuple(places.to(hidden.device).T)  # the last layers may be away from the tokens
+        passing.expected = self._slopes(hidden.detach()[places], targets)
 
         def see(gradient: torch.Tensor) -> None:
             passing.slopes = gradient[places]

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..difficulty.sources import DifficultySource
 from ..engine.influence import Direction, NonFiniteLossError
 from ..reporting.figures import plot_moves
-from .directions import digest, find_direction, save_direction
+from .directions import find_direction, save_direction
 from .history import SelectionHistory, pack, unpack
 from .objectives import LanguageModeling
 from .online import OnlineInfluence
@@ -302,7 +302,7 @@ class Steering:
 
     def save(self, state: TrainerState) -> None:
         """Beside a checkpoint: the direction that rows are being read on, which its weights no longer give."""
-        if self.online is not None and self.trainer.is_world_process_zero():
+        if self.online is not None and (self.trainer.is_world_process_zero() or self.online.direction.in_shards):
             save_direction(self.online.direction, Path(self.trainer.args.output_dir) / _checkpoint(state))
 
     def saved(self) -> dict:
@@ -313,7 +313,7 @@ class Steering:
             "selections": [[start, pack(rows)] for start, rows in self.sampler.selections],
             "draws": self.pool.draws,
             "steps": [self.step_size, self.sampler.steps_per_epoch],
-            "direction": self.online and digest(self.online.direction),
+            "direction": self.online and self.online.direction.digest,
             "output_dir": self.online and str(Path(self.trainer.args.output_dir).absolute()),
             "scored_again": self.scored_again,
             "last_step": self.last_step,

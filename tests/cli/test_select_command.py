@@ -45,6 +45,7 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
     folder = write_rows(tmp_path, pool=pool, validation=validation)
     given = ["--model", model_folder, "--validation", folder / "validation.jsonl", "--cache-dir", tmp_path / "chunks"]
     given += ["--max-mismatch", 1]  # of a random model any answer may seem foreign
+    given += ["--order", "influence"]
     told = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "subset", *given)
     assert told.exit_code == 0, told.output
     assert "10 of 480 rows in" in told.output and "rows scored (45%)" in told.output
@@ -53,9 +54,9 @@ def test_select_from_a_pool_that_is_not_scored(tmp_path, model_folder, validatio
     recipe = json.loads((tmp_path / "subset" / "diq_recipe.json").read_text())
     assert recipe["audit"]["pool"] == 480 and recipe["audit"]["scored"] <= 216 and recipe["mismatch"]["size"] == 120
     assert recipe["pool"]["name"] == "pool.jsonl" and recipe["selection"]["subset"]["rows"] == 10
-    turns = ["--turns", "influence_a"]
-    refused = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "b", *given, *turns)
-    assert refused.exit_code == 1 and "`--turns` needs the scores of the whole pool" in refused.output
+    strategy = ["--strategy", "influence"]
+    refused = run("select", folder / "pool.jsonl", "--ratio", 0.02, "--output", tmp_path / "b", *given, *strategy)
+    assert refused.exit_code == 1 and "`--strategy` needs the scores of the whole pool" in refused.output
 
 
 def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, validation):

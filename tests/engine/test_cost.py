@@ -10,7 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from diq_hf.engine import loss as loss_module
 from diq_hf.engine.influence import InfluenceEngine
 from diq_hf.engine.probes import TokenShares
+from diq_hf.rows.encoded import rows_digest
 from diq_hf.rows.formats import RowEncoder
+from diq_hf.scoring.reliability import half_gradients, split_half
 
 
 @pytest.fixture
@@ -39,6 +41,26 @@ def test_bytes_a_parameter_of_the_validation_gradient(dtype, rows):
         engine.score([row], direction)
     # Of the direction itself nothing more where the model computes in its type.
     assert memory.peak / parameters <= (1.5 if dtype == torch.float32 else 3.5), memory.peak / parameters
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_a_parameter_of_the_halves(dtype, rows):
+    """Two gradients in fp32, joined in place, and of another type one module's product at a time."""
+    engine = InfluenceEngine(large_model(dtype), target_modules="all-linear", max_tokens_per_batch=64)
+    sizes = {tuple(module.weight.shape): module.weight.numel() for module in engine.modules.values()}
+    parameters = sum(module.weight.numel() for module in engine.modules.values())
+    with LiveBytes(sizes) as memory:
+        mean, difference = half_gradients(rows, engine.validation_gradient)
+    product = 0 if dtype == torch.float32 else 2 * max(sizes.values())
+    assert 8 * parameters <= memory.peak <= 8 * parameters + product
+    first, second = (
+        engine.validation_gradient([rows[i] for i in half]) for half in split_half(len(rows), rows_digest(rows))
+    )
+    for name, tensor in mean.tensors.items():
+        of_first, of_second = first.tensors[name], second.tensors[name]
+        whole = (of_first * first.num_rows + of_second * second.num_rows) / len(rows)
+        assert (tensor - whole).norm() <= 1e-6 * whole.norm()
+        assert torch.equal(difference.tensors[name], of_first - of_second)
 
 
 def test_directions_are_made_ready_once(rows, monkeypatch):

@@ -59,6 +59,20 @@ def test_device_map(name, adapter, place, tmp_path):
     assert sampled_digest(model) == sampled_digest(model)
 
 
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_autocast(place, tmp_path):
+    """Layers are made again in the precision that they had."""
+    found = []
+    for put in (lambda model, folder: model, PLACES[place]):
+        with torch.autocast("cpu", torch.bfloat16):
+            engine = InfluenceEngine(put(make_model(), tmp_path), max_tokens_per_batch=60)
+            direction = engine.validation_gradient(VALIDATION)
+            found.append([*engine.score(ROWS, direction), *engine.score(ROWS, direction, norms=True)])
+    assert engine.recomputing.wanted
+    for here, offloaded in zip(*found, strict=True):
+        assert relative_error(offloaded, here) < 1e-6
+
+
 def test_a_layer_at_a_time(tmp_path):
     """The graph of the backward pass does not hold on to the weights of all layers."""
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 12, "vocab_size": 384}

@@ -25,6 +25,8 @@ CASES = {
     "native-lora": {"model": "llama", "dtype": "float32", "lora": True, "layout": "native", "steps": 0},
     "native-tied": {"model": "qwen3", "dtype": "float32", "lora": False, "layout": "native", "steps": 0},
     "gpt2": {"model": "gpt2", "dtype": "float64", "lora": False, "layout": "root", "steps": 0},
+    "replicas": {"model": "llama", "dtype": "float64", "lora": False, "layout": "replicas", "steps": 0},
+    "one-replica": {"model": "llama", "dtype": "float64", "lora": False, "layout": "one replica", "steps": 0},
     "padded": {"model": "llama", "dtype": "float64", "lora": False, "layout": "root", "steps": 0, "padded": True},
 }
 
@@ -35,7 +37,8 @@ def answers(tmp_path_factory):
     result = launched("fsdp_processes.py", json.dumps(CASES), folder)
     assert result.returncode == 0, result.stderr[-6000:]
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    return {name: ([rank[name] for rank in found], torch.load(folder / f"{name}.pt")) for name in CASES}
+    answers = {name: ([rank[name] for rank in found], torch.load(folder / f"{name}.pt")) for name in CASES}
+    return answers | {"peaks": [rank["peaks"] for rank in found]}
 
 
 def whole_model(case, weights):
@@ -63,14 +66,31 @@ def test_fsdp_equals_the_whole_model(name, answers):
     for rank in found:
         assert rank["processes"] == 2 and rank["packed"] is not case.get("padded", False)
         assert relative_error(np.concatenate(list(rank["direction"].values())), direction.numpy()) < tolerance
+        assert rank["norm"] == pytest.approx(float(direction.norm()), rel=tolerance)
         assert relative_error(np.array(rank["influence"]), expected) < tolerance
         assert relative_error(np.array(rank["several"]), np.stack([expected, few], axis=1)) < tolerance
         assert relative_error(np.array(rank["norms"]), np.array(norms)) < tolerance
-        assert relative_error(np.array(rank["few"]), expected[:1]) < tolerance
+        assert np.abs(rank["few"] - expected[:1]).max() / np.abs(expected).max() < tolerance
         for loss in ("loss", "losses"):
             assert relative_error(np.array(rank[loss]), losses) < tolerance
     for key in ("influence", "loss", "losses", "several", "norms", "direction"):
         assert found[0][key] == found[1][key]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fsdp_direction_lies_as_its_weights(name, answers):
+    """In shards, of which the processes' make up the whole; an adapter's is whole on both."""
+    first, second = (rank["held"] for rank in answers[name][0])
+    in_shards = not CASES[name]["lora"] and CASES[name]["layout"] != "replicas"
+    for part, (own, whole) in first.items():
+        assert own + second[part][0] == (whole if in_shards else 2 * whole)
+        assert own == whole or in_shards
+
+
+def test_fsdp_bytes_a_parameter(answers):
+    """Two less on each of two processes, of four."""
+    for in_shards, whole in answers["peaks"]:
+        assert 1.5 < whole - in_shards < 2.1, (in_shards, whole)
 
 
 @pytest.mark.parametrize("name", CASES)

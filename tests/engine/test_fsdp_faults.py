@@ -11,11 +11,17 @@ PLACES = ["first", "last", "embeddings", "norm"]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     result = launched("fsdp_faults.py", folder)
     assert result.returncode == 0, result.stderr[-6000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(params=["lora", "full"])
+def found(request, both):
+    """An adapter's validation gradient is whole on every process, that of full weights in shards."""
+    return [rank[request.param] for rank in both]
 
 
 @pytest.mark.parametrize("way", ["forward", "backward"])

@@ -134,7 +134,7 @@ def test_scorer_selects(tokenizer, validation, tmp_path):
     exact = {row["prompt"][0]["content"]: row for row in scored}
     for row in subset:  # exact scores, whatever the predictor thought
         assert row["influence"] == pytest.approx(exact[row["prompt"][0]["content"]]["influence"], rel=1e-3)
-    best = select_subset(scored, num_rows=10, rule=QuadrantRule.fit(scored))
+    best = select_subset(scored, num_rows=10, rule=QuadrantRule.fit(scored), order="influence")
     shared = {row["prompt"][0]["content"] for row in best} & {row["prompt"][0]["content"] for row in subset}
     assert audit.low <= len(shared) / 10 <= audit.high
 
@@ -150,7 +150,7 @@ def test_all_rows_may_be_scored(tokenizer, validation, tmp_path):
     dataset = Dataset.from_list(ROWS[:60])
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")
     subset, audit = scorer.select(dataset, num_rows=6, max_scored=1.0, cache_dir=tmp_path)
-    exact = select_subset(scorer.score(dataset, cache_dir=tmp_path), num_rows=6)
+    exact = select_subset(scorer.score(dataset, cache_dir=tmp_path), num_rows=6, order="influence")
     assert subset["prompt"][:] == exact["prompt"][:] and (audit.low, audit.found, audit.num_scored) == (1, 1, 60)
     bad = Dataset.from_list(
         [row | {"level": "easy" if i == 7 else str(row["level"])} for i, row in enumerate(ROWS[:60])]
@@ -200,6 +200,7 @@ def test_budgets_and_shares(tokenizer, validation, shares, options, max_scored):
     dataset, everything, cache = shares
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="loss")
     given = {"max_scored": max_scored, "return_pool": True, "cache_dir": cache, "max_similarity": None}
+    given["order"] = "influence"
     subset, audit, pool = scorer.select(dataset, **options, **given)
     facts = scorer.recipe().selection
     allowed = {0.75: 75, None: 72, 1: 100}[max_scored]
@@ -231,7 +232,7 @@ def test_small_pools_are_scored_in_a_larger_share(tokenizer, validation, tmp_pat
     scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:level")
     for size, scored, said in ((150, 72, "Up to 72 of the 150 rows"), (40, 40, "All of the 40 rows")):
         caplog.clear()
-        _, audit = scorer.select(dataset.select(range(size)), num_rows=4, cache_dir=tmp_path)
+        _, audit = scorer.select(dataset.select(range(size)), num_rows=4, cache_dir=tmp_path, order="influence")
         assert audit.num_scored <= scored
         assert len([record for record in caplog.records if said in record.message]) == 1
     with pytest.raises(ValueError, match=r"60 rows may be scored, .* Raise `max_scored`, or leave it out"):

@@ -13,7 +13,7 @@ from trainings import LORA, Recorder, make_trainer, rows_of_chat
 from diq_hf import DIQCallback
 from diq_hf.digest import tensors_digest
 from diq_hf.engine.influence import InfluenceEngine
-from diq_hf.training.directions import NAME, digest, find_direction
+from diq_hf.training.directions import NAME, find_direction
 
 
 def train(folder, callback, checkpoint=None, **settings):
@@ -40,7 +40,7 @@ def directions(checkpoint):
     accelerator.wait_for_everyone()
     for folder in (checkpoint, checkpoint / "nowhere"):
         direction = find_direction([folder if first else checkpoint / "unseen"], name, engine, accelerator)
-        found.append(direction and digest(direction) == name)
+        found.append(direction and direction.digest == name)
     if first:
         path = checkpoint / NAME
         path.write_bytes(path.read_bytes()[:-8])

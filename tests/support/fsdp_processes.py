@@ -2,16 +2,19 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import make_model
+from conftest import SIZES, make_model
+from live_bytes import LiveBytes
 from oracle import in_float64, with_lora
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.distributed import DistributedConfig
 
 from diq_hf.engine.influence import InfluenceEngine
@@ -33,10 +36,15 @@ ROWS, VALIDATION = rows_of(13, 0), rows_of(5, 1)
 
 
 def sharded(model, layout):
-    """As torch's tutorials do, as accelerate does, and with nothing but the layers in shards."""
+    """As torch's tutorials do, as accelerate does, with nothing but the layers in shards, or in replicas of shards."""
+    if layout in ("replicas", "one replica"):
+        sizes = (2, 1) if layout == "replicas" else (1, 2)
+        fully = partial(fully_shard, mesh=init_device_mesh("cpu", sizes, mesh_dim_names=("replicas", "shards")))
+    else:
+        fully = fully_shard
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for layer in base.transformer.h if hasattr(base, "transformer") else base.model.layers:
-        fully_shard(layer)
+        fully(layer)
     embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
     tied = embeddings.weight is head.weight
     if layout == "accelerate":
@@ -46,7 +54,7 @@ def sharded(model, layout):
     if layout == "head alone":
         fully_shard(head)
     if layout != "layers":
-        fully_shard(model)
+        fully(model)
     return model
 
 
@@ -102,7 +110,9 @@ def trained(case, scored):
                 "several": engine.score(ROWS, several)[0],
                 "norms": engine.score(ROWS, direction, norms=True)[2],
                 "few": engine.score(ROWS[:1], direction)[0],
-                "direction": {name: tensor.flatten().tolist() for name, tensor in direction.tensors.items()},
+                "direction": {name: whole(tensor).flatten().tolist() for name, tensor in direction.tensors.items()},
+                "norm": direction.norm,
+                "held": held(direction),
                 "whole": [name for name, p in model.named_parameters() if not isinstance(p, DTensor)],
                 "grads": [name for name, p in model.named_parameters() if p.grad is not None],
                 "mode": model.training == training,
@@ -116,6 +126,30 @@ def whole(tensor):
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
+def held(direction):
+    """Numbers that this process has of each tensor, and those of the whole."""
+    return {
+        name: [tensor.to_local().numel() if isinstance(tensor, DTensor) else tensor.numel(), tensor.numel()]
+        for name, tensor in direction.tensors.items()
+    }
+
+
+def peaks():
+    """Bytes a parameter of φ that a validation gradient takes at most, in shards and whole, beside all else."""
+    sizes = SIZES | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    found = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        model = sharded(LlamaForCausalLM(LlamaConfig(**sizes)), "root")
+        engine = InfluenceEngine(model, target_modules="all-linear", max_tokens_per_batch=64)
+        if whole:
+            engine.spread.rows.clear()
+        with LiveBytes() as memory:
+            direction = engine.validation_gradient(VALIDATION)
+        found.append(memory.peak / sum(tensor.numel() for tensor in direction.tensors.values()))
+    return found
+
+
 def main(cases, folder: Path) -> dict:
     answers = {}
     for name, case in cases.items():
@@ -125,10 +159,11 @@ def main(cases, folder: Path) -> dict:
         if distributed.get_rank() == 0:
             torch.save(found.pop("weights"), folder / f"{name}.pt")
         answers[name] = {
-            key: np.asarray(value).tolist() if key not in ("direction",) else value
+            key: np.asarray(value).tolist() if key not in ("direction", "held") else value
             for key, value in found.items()
             if key != "weights"
         }
+    answers["peaks"] = peaks()
     return answers
 
 

@@ -9,18 +9,20 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast_object_list
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from torch import distributed
 from torch.distributed.tensor import DTensor
 from trainings import LORA, PLAIN, Recorder, rows_of_chat
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.distributed import DistributedConfig
 from trl import SFTConfig, SFTTrainer
 
 from diq_hf import DIQCallback
 from diq_hf.digest import tensors_digest
+from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.training.directions import find_direction
 
 
 class Sharded(SFTTrainer):
@@ -37,6 +39,26 @@ class Sharded(SFTTrainer):
         state._shared_state["distributed_type"] = state.distributed_type = DistributedType.FSDP
         state._shared_state["fsdp_plugin"] = state.fsdp_plugin = plugin
         self.is_fsdp_enabled = True
+
+
+class Keeper(TrainerCallback):
+    """Does of a checkpoint what is the callback's: every process saves, and the first alone asks for its state."""
+
+    def __init__(self, callback):
+        self.callback, self.name = callback, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            if state.is_world_process_zero:
+                self.name = self.callback.state()["attributes"]["saved"]["direction"]
+            self.callback.on_save(args, state, control)
+
+    def found_again(self, trainer):
+        """The direction as a resumed training finds it: its name, and whether it lies in shards."""
+        name, engine = broadcast_object_list([self.name])[0], InfluenceEngine(trainer.model)
+        folder = Path(trainer.args.output_dir) / "checkpoint-3"
+        direction = find_direction([folder], name, engine, trainer.accelerator)
+        return [direction.digest == name, direction.in_shards]
 
 
 def model_of(name, way, folder):
@@ -67,8 +89,11 @@ def train(folder, way, name, callback, **settings):
         peft_config=peft_config,
         callbacks=[callback] if callback else [],
     )
-    recorder = Recorder()
+    recorder, keeper = Recorder(), Keeper(callback)
     recorder.watch(trainer)
+    online = callback is not None and callback.settings.online
+    if online:
+        trainer.add_callback(keeper)
     trainer.train()
     assert trainer.accelerator.num_processes == 2
     found = {
@@ -78,6 +103,8 @@ def train(folder, way, name, callback, **settings):
     }
     if callback is not None:
         found |= {part: callback.saved[part] for part in ("selections", "scores")}
+    if online:
+        found["direction"] = keeper.found_again(trainer)
     return found
 
 

@@ -4,7 +4,7 @@ Its refusals are float64 and company on another device, numbers without a dimens
 fail on such a machine, without one.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -20,14 +20,17 @@ class OtherTensor(torch.Tensor):
     """A tensor of the other device."""
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor):
+    def __new__(cls, inner: torch.Tensor, requires_grad: bool | None = None):
+        if requires_grad is not None:  # as accelerate makes weights anew, by the type of those before
+            return torch.nn.Parameter(inner, requires_grad)
         _check_dtype(inner)
         return torch.Tensor._make_wrapper_subclass(
             cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, requires_grad=False
         )
 
-    def __init__(self, inner: torch.Tensor):
-        self.inner = inner
+    def __init__(self, inner: torch.Tensor, requires_grad: bool | None = None):
+        if requires_grad is None:
+            self.inner = inner
 
     device = property(lambda self: OTHER)
     is_cpu = property(lambda self: False)
@@ -52,13 +55,15 @@ class OtherTensor(torch.Tensor):
     def cpu(self):
         return _Back.apply(self)
 
-    def to(self, *args, dtype=None, device=None, **kwargs):
+    def to(self, *args, dtype=None, device=None, non_blocking=False, **kwargs):
         for arg in args:
             if isinstance(arg, torch.dtype):
                 dtype = arg
-            else:
+            elif not isinstance(arg, bool):
                 device = arg.device if isinstance(arg, torch.Tensor) else arg
                 dtype = arg.dtype if isinstance(arg, torch.Tensor) else dtype
+        if device is not None and torch.device(device).type == "meta":
+            return self.inner.to(device)
         # The dtype changes where it exists: after the way back.
         tensor = self.cpu() if device is not None and torch.device(device).type == HOME.type else self
         return tensor if dtype is None else tensor.type(dtype)
@@ -108,6 +113,16 @@ class _Back(torch.autograd.Function):
         return OtherTensor(gradient)
 
 
+class _There(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        return OtherTensor(tensor.clone())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.inner
+
+
 class _Made(TorchDispatchMode):
     """Makes tensors there and moves them there, in a backward pass too."""
 
@@ -130,10 +145,23 @@ class _Asked(TorchFunctionMode):
             if len(args) == 2 and isinstance(args[1], OtherTensor):
                 args = (args[0], OTHER, args[1].dtype)
             args = tuple(map(_indexed, args))
+            if not isinstance(args[0], OtherTensor) and OTHER in (*args[1:], kwargs.get("device")):
+                # The dtype changes before.
+                dtypes = [given for given in (*args, kwargs.get("dtype")) if isinstance(given, torch.dtype)]
+                return _There.apply(args[0].to(*dtypes) if dtypes else args[0])
         elif function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return function(*args, **kwargs).to(_indexed(device))
-        return function(*args, **kwargs)
+        with _casting(args, kwargs):
+            return function(*args, **kwargs)
+
+
+def _casting(args, kwargs):
+    """Autocast of the other device for what computes there: its tensors are the CPU's to torch."""
+    there = any(isinstance(leaf, OtherTensor) for leaf in tree_flatten((args, kwargs))[0])
+    if not (there and torch.is_autocast_enabled(OTHER.type)):
+        return nullcontext()
+    return torch.autocast("cpu", torch.get_autocast_dtype(OTHER.type))
 
 
 def _indexed(device):

@@ -49,6 +49,13 @@ def test_fsdp_scores_as_one_whole_model(name, trained, train_rows, eval_rows, tm
     assert both[0]["selected"][:] == both[1]["selected"][:]
 
 
+@pytest.mark.parametrize("name", ["full", "lora", "native lora"])
+def test_fsdp_direction_beside_a_checkpoint(name, trained):
+    """Written whole by one process, and found in shards where the weights are."""
+    for found in trained[1]:
+        assert found[f"{name} online"]["direction"] == [True, name == "full"]
+
+
 @pytest.mark.parametrize("kind", ["chosen", "online"])
 @pytest.mark.parametrize("name", CASES)
 def test_fsdp_trains_chosen_rows_only(name, kind, trained):
