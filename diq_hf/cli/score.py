@@ -23,6 +23,10 @@ def score(
     projection_dim: Annotated[
         int | None, option(help="Also store gradients projected to so many numbers, for later validation sets.")
     ] = None,
+    alignment: Annotated[
+        bool,
+        option("--alignment", help="Also compare gradients with each validation row's, so that these choose in turn."),
+    ] = False,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read the dataset as a stream, past memory, and write Parquet shards.")
     ] = False,
@@ -35,7 +39,7 @@ def score(
 
     rows, validation_rows = scoring.both(dataset, reading, validation, streaming)
     tested, first = scoring.difficulty == "ifd", first_rows(rows) if streaming else rows
-    scorer = scoring.scorer(model, validation_rows, first, tested, projection_dim=projection_dim)
+    scorer = scoring.scorer(model, validation_rows, first, tested, alignment, projection_dim=projection_dim)
     with chunk_folder(scoring.cache_dir, scorer.engine.device) as folder:
         places = {"chunk_size": scoring.chunk_size, "cache_dir": folder}
         if streaming:

@@ -93,7 +93,9 @@ class ScoringOptions:
             warn_of_leaks(rows, validation_rows, text_field=self.dataset_text_field)
         return rows, validation_rows
 
-    def scorer(self, model: str, validation_rows: Any, rows: Any, tested: bool, **arguments: Any) -> Any:
+    def scorer(
+        self, model: str, validation_rows: Any, rows: Any, tested: bool, aligned: bool = False, **arguments: Any
+    ) -> Any:
         """A [`~diq_hf.DIQScorer`].
 
         Args:
@@ -106,6 +108,8 @@ class ScoringOptions:
             tested (`bool`):
                 Whether `mismatch` is wanted unless the options say so themselves; rows that give too few pairs to
                 calibrate it are scored without, then.
+            aligned (`bool`, *optional*, defaults to `False`):
+                Whether `alignment` is wanted.
             arguments:
                 Further arguments of the scorer.
         """
@@ -132,6 +136,7 @@ class ScoringOptions:
             extra_columns=(
                 *("loss", "num_tokens", "num_trained"),
                 *(("mismatch",) if tests else ()),
+                *(("alignment",) if aligned else ()),
                 *source.extra_columns,
             ),
             max_tokens_per_batch=self.max_tokens_per_batch,

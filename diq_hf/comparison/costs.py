@@ -8,6 +8,7 @@ from .results import Work
 # What a strategy needs is made of these passes over the pool; one that several need is paid by each of them.
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "influence": ("validation", "scores"),
+    "alignment": ("validation", "scores"),  # from the same passes
     "loss": ("losses",),
     "difficulty": ("losses", "answers"),
     "mismatch": ("losses", "answers", "null"),

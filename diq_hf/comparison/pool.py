@@ -24,6 +24,7 @@ from ..selection.quadrants import QUADRANTS, QuadrantRule
 from ..selection.scores import score_columns
 from ..selection.settings import MAX_SIMILARITY
 from ..selection.texts import RowTexts
+from ..selection.turns import ALIGNMENT
 from . import costs
 from .results import PoolFacts, Work
 from .strategies import Strategy
@@ -32,7 +33,7 @@ from .strategies import Strategy
 logger = logging.get_logger(__name__)
 
 # What a strategy may need, and the column that shows that a pool has it.
-_COLUMNS = {"influence": "influence", "difficulty": "difficulty", "loss": "loss", "mismatch": "mismatch"}
+_COLUMNS = {name: name for name in ("influence", "difficulty", "loss", "mismatch", ALIGNMENT)}
 _LEAKS_NAMED = 5
 
 
@@ -157,19 +158,20 @@ class Scoring:
     difficulty: Any
     encoder: RowEncoder
 
-    def scorer(self, model: Any, rows: Dataset, mismatch: bool = True) -> DIQScorer:
+    def scorer(self, model: Any, rows: Dataset, mismatch: bool = True, alignment: bool = False) -> DIQScorer:
         """A scorer of some rows."""
+        more = (ALIGNMENT,) if alignment else ()
         scorer = DIQScorer(
             model,
             self.validation.get(None, self.validation),
             self.encoder.processing_class,
             difficulty=self.difficulty,
             on_bad_row="skip",
-            extra_columns=("loss", *(("mismatch",) if mismatch else ())),
+            extra_columns=("loss", *more, *(("mismatch",) if mismatch else ())),
             **self.encoder.settings,
         )
         if mismatch and not can_calibrate(scorer, rows):
-            scorer.extra_columns = ("loss",)
+            scorer.extra_columns = ("loss", *more)
             logger.warning("Without `mismatch`: there are too few answers with other prompts to hold rows against.")
         return scorer
 
@@ -209,7 +211,7 @@ def score_pool(
                 f"The pool has the scores {clash} but not {sorted(missing)}, which would be another model's. Remove "
                 "the columns, or score it whole with `diq score`."
             )
-        rows, cost = _score(rows, scoring.scorer(model, rows, "mismatch" in needed), folder)
+        rows, cost = _score(rows, scoring.scorer(model, rows, "mismatch" in needed, ALIGNMENT in needed), folder)
     encoded = _encode(
         rows, encoder, finite=[name for name in ("influence", "difficulty") if name in rows.column_names]
     )

@@ -10,6 +10,7 @@ import yaml
 from ..recipe import SelectionSettings
 from ..selection.select import select_rows
 from ..selection.settings import COLUMN_PREFIX, settings_for
+from ..selection.turns import ALIGNMENT
 
 
 # Each name's arguments of `select_subset`. Ours pass over what `select_subset` passes over by default; the others are
@@ -136,4 +137,6 @@ class Strategy:
             return ()
         if self.column:
             needed = (self.column,)
+        if arguments.get("order") == ALIGNMENT:
+            needed = (*needed, ALIGNMENT)
         return (*needed, "mismatch") if arguments.get("max_mismatch", "auto") is not None else needed

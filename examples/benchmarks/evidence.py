@@ -5,8 +5,8 @@
 
 `DATA` is a folder with NAME_pool.jsonl, NAME_validation.jsonl and evidence_heldout.jsonl (`prompt`, `completion`,
 `source`, and `fact`: what is wrong with a row), which are not part of this repository. The pool's scores are kept in
-`scores.parquet` of the output and the runs that are done in `runs`, so that the table grows from one machine and day to
-the next: the same command goes on, on as many processes as it is started.
+`scores.parquet` of the output and the runs that are done in `runs`, so that the table grows from one machine and day
+to the next: the same command goes on, on as many processes as it is started.
 """
 
 import argparse

@@ -51,6 +51,13 @@ def test_groups_and_projections(score, files, validation):
     assert len(scored[0][gradients]) == 32
 
 
+def test_validation_rows_that_choose_in_turn(score, files):
+    assert score("--output", files / "scored", "--alignment").exit_code == 0
+    assert np.array(load_from_disk(files / "scored")["alignment"][:]).shape == (7, 3)
+    result = run("select", files / "scored", "--ratio", "0.4", "--output", files / "subset")
+    assert result.exit_code == 0 and recipe_of(files / "subset")["selection"]["order"] == "alignment"
+
+
 def recipe_of(folder):
     return json.loads((folder / "diq_recipe.json").read_text())
 

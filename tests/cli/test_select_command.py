@@ -19,7 +19,7 @@ def test_select_with_shares_and_bounds(tmp_path):
     rows = {"text": [f"row {i % 10} says {i % 10}" for i in range(n)], "source": ["a"] * 8 + ["b"] * 4}
     rows |= {"difficulty": [1.0] * n, "influence": [float(-i) for i in range(n)], "mismatch": [0.9] + [0.0] * (n - 1)}
     Dataset.from_dict(rows | {"num_trained": [10] * n}).save_to_disk(tmp_path / "scored")
-    base = ["select", tmp_path / "scored", "--output"]
+    base = ["select", tmp_path / "scored", "--order", "influence", "--output"]
     told = run(*base, tmp_path / "a", "--num-rows", 4, "--balance", "source", "--quota", "b=0.5")
     assert told.exit_code == 0 and "Passed over: 1 mismatch, 5 quota" in told.output
     assert load_from_disk(tmp_path / "a")["influence"][:] == [-1, -2, -8, -9]
@@ -64,7 +64,7 @@ def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, valid
     options = {
         name: {option.name for option in get_command(app).commands[name].params} for name in ("score", "select")
     }
-    assert options["score"] - options["select"] == {"dataset", "projection_dim", "streaming"}
+    assert options["score"] - options["select"] == {"alignment", "dataset", "projection_dim", "streaming"}
     pool = [chat(f"{i}?", f"{SENTENCES[i % 4]} {i}") | {"level": i % 7, "source": "ab"[i % 2]} for i in range(40)]
     rows = [row | {"task": f"t{i % 2}"} for i, row in enumerate(validation)]
     folder = write_rows(tmp_path, pool=[*pool, {"prompt": [], "completion": []}], validation=rows)
@@ -91,6 +91,7 @@ def test_how_rows_are_scored_is_said_as_with_score(tmp_path, model_folder, valid
     ]
     given += ["--chat-template", tmp_path / "template.jinja", "--validation-split", "train[:2]", "--chunk-size", 16]
     chosen = ["--num-tokens", 200, "--per", "token", "--balance", "source", "--quota", "a=0.7"]
+    chosen += ["--order", "influence"]
     saved = ["--output", tmp_path / "subset", "--pool-output", tmp_path / "all"]
     told = run("select", folder / "pool.jsonl", *given, *chosen, *saved)
     assert told.exit_code == 0 and "All of the 41 rows" not in told.stdout, told.output

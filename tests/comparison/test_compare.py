@@ -30,13 +30,16 @@ def whole(tmp_path_factory):
     """A comparison that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     arguments = make_arguments(str(folder / "model"))
-    result = compare(**arguments | {"strategies": ["diq", "influence", "less", "rds", "full"]}, output=folder / "out")
+    result = compare(
+        **arguments | {"strategies": ["diq:order=alignment", "influence", "less", "rds", "full"]},
+        output=folder / "out",
+    )
     return folder, arguments, result
 
 
 def test_all_train_as_many_tokens_in_as_many_steps(whole):
     folder, _, result = whole
-    assert result.strategies == ("diq", "influence", "less", "rds", "full", "random")
+    assert result.strategies == ("diq:order=alignment", "influence", "less", "rds", "full", "random")
     assert len(result.runs) == 6 * 2
     chosen = [run for run in result.runs if run.strategy != "full"]
     longest, total = max(result.pool.num_trained), sum(result.pool.num_trained)
