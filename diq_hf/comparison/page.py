@@ -50,7 +50,15 @@ def markdown_table(comparison: Comparison) -> str:
     """
     book = _Book(comparison)
     several = len(comparison.ratios) > 1
-    heads = ["strategy", "rows", "all", *map(code, book.groups), f"against {BASELINE} (95 %)"]
+    uneven = len({line["seeds"] for ratio in comparison.ratios for line in book.lines(ratio)}) > 1
+    heads = [
+        "strategy",
+        *(["seeds"] if uneven else []),
+        "rows",
+        "all",
+        *map(code, book.groups),
+        f"against {BASELINE} (95 %)",
+    ]
     heads += ["right answers", f"against {BASELINE}, points"] if book.has_questions else []
     heads += ["epochs"]
     lines = [[*(["budget"] if several else []), *heads]]
@@ -61,13 +69,26 @@ def markdown_table(comparison: Comparison) -> str:
         before = [f"{value:.3f}" for value in book.before.values()]
         right = book.comparison.heldout.correct_before
         answers = [f"{np.mean(right):.1%}" if right else "", ""] if book.has_questions else []
-        lines.append([*([percent(ratio)] if several else []), "none", "0", *before, "", *answers, "0"])
+        lines.append(
+            [
+                *([percent(ratio)] if several else []),
+                "none",
+                *([""] if uneven else []),
+                "0",
+                *before,
+                "",
+                *answers,
+                "0",
+            ]
+        )
         for line in book.lines(ratio):
             losses = [f"{part.mean:.3f}" for part in (line["all"], *line["groups"])]
             gaps = [interval(line["all"])]
             if book.has_questions:
                 gaps += [f"{line['accuracy'].mean:.1%}", interval(line["accuracy"])]
-            cells = [code(line["strategy"]), f"{line['rows']:,.0f}", *losses, *gaps, f"{line['cost'].epochs:.2f}"]
+            seeds = [str(line["seeds"])] if uneven else []  # some runs are still to be done
+            cells = [code(line["strategy"]), *seeds, f"{line['rows']:,.0f}", *losses, *gaps]
+            cells.append(f"{line['cost'].epochs:.2f}")
             lines.append([*([percent(ratio)] if several else []), *cells])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{table}\n\n{book.reading}"
@@ -130,6 +151,7 @@ class _Book:
         return {
             "number": self.numbers[strategy],
             "strategy": strategy,
+            "seeds": len(runs),
             "reference": own is None,
             "kind": _kind(part("loss", "token")),
             "steps": mean("steps"),

@@ -185,6 +185,9 @@ def test_what_is_not_known_is_left_out(tmp_path):
 
 def test_markdown_table(comparison):
     lines = markdown_table(comparison).splitlines()
+    assert "seeds |" not in lines[0]
+    fewer = replace(comparison, runs=comparison.runs[:-1])
+    assert markdown_table(fewer).splitlines()[0].count("| seeds |") == 1
     heads = "| budget | strategy | rows | all | `medquad` | `pubmedqa` | against random (95 %) |"
     assert lines[0] == f"{heads} right answers | against random, points | epochs |"
     assert lines[2].startswith("| 5 % | none | 0 | ")
