@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value, load_from_disk
+from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 
 from diq_hf import select_subset
 
 
-WORDS, MADE_AT_ONCE = 30_000, 50_000
+WORDS, MADE_AT_ONCE, VALIDATION = 30_000, 50_000, 90
 FEATURES = Features(
     {
         "prompt": Value("string"),
@@ -29,8 +29,7 @@ FEATURES = Features(
         "source": ClassLabel(names=["a", "b", "c", "d", "e"]),
         "difficulty": Value("float32"),
         "influence": Value("float32"),
-        "influence_x": Value("float32"),
-        "influence_y": Value("float32"),
+        "alignment": List(Value("float32")),
         "mismatch": Value("float32"),
         "num_trained": Value("int32"),
     }
@@ -53,16 +52,15 @@ def make_pool(rows: int, words: int, seed: int = 0):
                 ids[copies] = earlier[rng.integers(0, len(earlier), len(copies))]
             ids[changed, rng.integers(0, words, len(changed))] = rng.integers(0, WORDS, len(changed))
         earlier = ids
-        scores = rng.standard_normal((size, 3))
+        alignment = rng.standard_normal((size, VALIDATION), dtype=np.float32)
         for row, text in enumerate(vocabulary[ids]):
             yield {
                 "prompt": " ".join(text[: words // 3]),
                 "completion": " ".join(text[words // 3 :]),
                 "source": int(rng.integers(5)),
                 "difficulty": rng.standard_normal(),
-                "influence": scores[row].mean(),
-                "influence_x": scores[row, 0],
-                "influence_y": scores[row, 1],
+                "influence": rng.standard_normal(),
+                "alignment": alignment[row],
                 "mismatch": rng.random() ** 4,
                 "num_trained": words - words // 3,
             }
@@ -80,7 +78,7 @@ def measure(folder: str, ratio: float) -> dict:
         max_mismatch=0.2,
         max_similarity=0.7,
         balance="source",
-        turns=["influence_x", "influence_y"],
+        order="alignment",
         return_pool=True,
     )
     seconds = time.perf_counter() - start
