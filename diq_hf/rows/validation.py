@@ -55,7 +55,7 @@ def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder
         try:
             encoded.append(encoder(row))
         except RowError as error:
-            raise RowError(f"Validation {row_name(i, i, row)}{of_group}: {error}") from error
+            raise RowError(f"Validation r{row_name(i, i, row)[1:]}{of_group}: {error}") from error
     if not encoded:
         raise ValueError(f"There are no validation rows{of_group}. {MISSING}")
     return encoded

@@ -94,7 +94,7 @@ def test_scorer_names_the_row(short, tokenizer, pool, validation):
     assert [not np.isfinite(value) for value in found["influence"]] == [length > 64 for length in encoded]
     assert [not np.isfinite(value) for value in found["difficulty"]] == [length > 64 for length in encoded]
     assert 0 < sum(length > 64 for length in encoded) < len(pool)
-    with pytest.raises(RowError, match=r"Validation Row 0 .*max_length=64"):
+    with pytest.raises(RowError, match=r"Validation row 0 .*max_length=64"):
         DIQScorer(short, pool[-1:], tokenizer)
     cut = DIQScorer(short, pool[-1:], tokenizer, max_length=64)
     assert np.isfinite(cut.score(rows)["influence"]).all()

@@ -344,7 +344,7 @@ class TestBadInput:
     def test_validation(self, tokenizer, validation):
         with pytest.raises(ValueError, match="no validation rows"):
             DIQScorer(make_model(), [], tokenizer)
-        with pytest.raises(RowError, match=r"Validation Row 1 .*non-empty list"):
+        with pytest.raises(RowError, match=r"Validation row 1 .*non-empty list"):
             DIQScorer(make_model(), [validation[0], chat("Q", "A") | {"completion": []}], tokenizer)
         with pytest.raises(TypeError, match="Pick a split"):
             DIQScorer(make_model(), DatasetDict(test=Dataset.from_list(validation)), tokenizer)
@@ -459,7 +459,7 @@ class TestGroups:
             DIQScorer(model, validation, tokenizer, group_column="task")
         with pytest.raises(ValueError, match="no validation rows of group 'b'"):
             DIQScorer(model, groups | {"b": []}, tokenizer)
-        with pytest.raises(RowError, match=r"Validation Row 0.*of group 'b'"):
+        with pytest.raises(RowError, match=r"Validation row 0.*of group 'b'"):
             DIQScorer(model, groups | {"b": [{"prompt": "a", "completion": ""}]}, tokenizer)
         with pytest.raises(ValueError, match="no validation rows"):
             DIQScorer(model, {}, tokenizer)

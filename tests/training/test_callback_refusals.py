@@ -110,7 +110,7 @@ UNSCORABLE = {
         "`modules_to_save`",
     ),
     "ipo": ("dpo", {"loss_type": "ipo"}, {}, "plain DPO loss"),
-    "validation": ("sft", {}, {"validation": [{"text": "good"}, {"text": ""}]}, "Validation Row 1.*empty"),
+    "validation": ("sft", {}, {"validation": [{"text": "good"}, {"text": ""}]}, "Validation row 1.*empty"),
     "validation_rows": ("sft", {}, {"validation": ["a", "b"]}, "Validation row 0 is a str"),
     "preferences": ("dpo", {}, {"validation": [{"text": "good"}]}, "as its `eval_dataset`"),
     "target_modules": ("sft", {}, {"target_modules": ["no_such"]}, "No linear module matches"),
