@@ -18,9 +18,9 @@ from ..selection.turns import ALIGNMENT
 _NOTHING = {"max_mismatch": None, "max_similarity": None}
 _PAPER = {"order": "influence", **_NOTHING}
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
-    "diq": {},
+    "diq": {"order": "random"},
     "diq-paper": _PAPER,
-    "diq-online": {},
+    "diq-online": {"order": "random"},
     "random": {"strategy": "random", **_NOTHING},
     "influence": {"strategy": "influence", **_NOTHING},
     "difficulty": {"strategy": "difficulty", **_NOTHING},
@@ -85,6 +85,8 @@ class Strategy:
                 raise ValueError(f"Strategy {text!r} has {key!r} twice. Keep one.")
             options[key] = yaml.safe_load(value)
             options[key] = None if options[key] == "none" else options[key]
+        if name == "diq-online" and options.get("order") == ALIGNMENT:
+            raise ValueError("'diq-online' scores rows anew without `alignment`. Leave its `order` out.")
         if options and name == "full":
             raise ValueError("Strategy 'full' takes every row, and no options.")
         return cls(text, name, options)
@@ -93,6 +95,8 @@ class Strategy:
     def arguments(self) -> dict[str, Any]:
         """Arguments of `select_subset`, but for the budget and the seed."""
         own = {"strategy": self.name, **_NOTHING} if self.name.startswith(COLUMN_PREFIX) else STRATEGIES[self.name]
+        if self.options.get("per") == "row":  # which says itself who comes first
+            own = {name: value for name, value in own.items() if name != "order"}
         return {**own, **self.options}
 
     @property

@@ -252,7 +252,8 @@ def _checked(
     if problems:
         raise ValueError(
             f"The subset does not follow from its scores: {'; '.join(problems)}. Pass the pool it was selected from "
-            "as `scored`, and the settings it was selected with as the recipe's `selection`."
+            "as `scored`, and the settings it was selected with as the recipe's `selection`, such as "
+            "`{'ratio': 0.1, 'order': 'random', 'seed': 3}`."
         )
     return subset, pool, scores, selection
 

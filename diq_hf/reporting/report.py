@@ -85,12 +85,12 @@ def write_report(
         )
     if max_rows < 1:
         raise ValueError(f"`max_rows` must be at least 1, got {max_rows}.")
-    rule = rule or QuadrantRule.fit(scored)
-    pool = _selected(scored, rule, dataset_text_field, selection | {"ratio": ratio, "num_rows": num_rows})
+    given, rule = rule, rule or QuadrantRule.fit(scored)
+    pool = _selected(scored, given, dataset_text_field, selection | {"ratio": ratio, "num_rows": num_rows})
     return write(path, "report.html.jinja", _facts(pool, rule, dataset_text_field, max_rows) | {"title": title})
 
 
-def _selected(scored: Any, rule: QuadrantRule, text_field: str, arguments: dict[str, Any]) -> Any:
+def _selected(scored: Any, rule: QuadrantRule | None, text_field: str, arguments: dict[str, Any]) -> Any:
     """The pool with what became of each row."""
     if "diq_reason" in scored.column_names and not any(value is not None for value in arguments.values()):
         return scored

@@ -18,6 +18,8 @@ from ..engine.projections import Projection
 
 # Numbers that a gradient is projected to for it, unless projections are asked for: more cost next to nothing.
 DIM = 16384
+# Fewer leave little of cosines that lie about 0.1 apart.
+LEAST_DIM = 1024
 
 
 def alignment_projection(names: Sequence[str], seed: int) -> Projection:

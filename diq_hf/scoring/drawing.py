@@ -97,6 +97,12 @@ class Draw:
                 sample = np.concatenate([sample, rows])
             if not len(rows):
                 break
+        if reached < self.budget and asked < len(self.order):  # of a known difficulty only the hard rows are looked at
+            raise ValueError(
+                f"All difficult rows were scored, and those of them that are influential make {reached:g} of "
+                f"{self.budget}: the rest would be easier rows. Lower the budget, or score the whole pool "
+                "(`diq_score.score`) and use `select_subset`."
+            )
         return thresholds, self._audit(known, sample, thresholds, asked)
 
     def _thresholds(self, known: Mapping[str, np.ndarray], sample: np.ndarray) -> tuple[float, float]:

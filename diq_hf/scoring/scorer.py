@@ -22,7 +22,7 @@ from ..rows.presets import column_template
 from ..rows.templates import ColumnTemplate
 from ..rows.validation import bad_row_mode, encode_group, validation_groups
 from ..selection.turns import ALIGNMENT
-from .alignment import alignment_projection
+from .alignment import LEAST_DIM, alignment_projection
 from .audit import Audit
 from .columns import count_unscored, reusable_difficulties, score_rows
 from .examples import as_rows, is_batched, read_columns
@@ -190,6 +190,11 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         )
         # What gradients are compared by, where they are: as they are stored, if they are.
         self.compared_by = self.projection
+        if ALIGNMENT in extra_columns and projection_dim is not None and projection_dim < LEAST_DIM:
+            raise ValueError(
+                f"`alignment` compares gradients as they are stored, and `projection_dim={projection_dim}` is too "
+                f"coarse for that. Take at least {LEAST_DIM}, or leave it out."
+            )
         if ALIGNMENT in extra_columns and self.compared_by is None:
             self.compared_by = alignment_projection(list(self.engine.modules), projection_seed)
         self.validation = {name: encode_group(rows, name, self.encode) for name, rows in groups.items()}

@@ -224,6 +224,11 @@ class WholeDatasets:
             )
         if max_scored is not None and not 0 < max_scored <= 1:
             raise ValueError(f"`max_scored` must be in (0, 1], got {max_scored!r}.")
+        if order == "alignment":
+            raise ValueError(
+                "`order='alignment'` needs the scores of the whole pool: `diq_score.score(ds)`, then `select_subset`. "
+                "Without them use `order='random'`."
+            )
         if order == "auto":
             order = "random" if max_scored is None and not balance and per != "row" else "influence"
         settings = settings_for(

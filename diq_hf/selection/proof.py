@@ -71,12 +71,16 @@ def possible_settings(scored: Any, described: SelectionFacts) -> list[SelectionF
     """The settings that a subset may have been selected by: as they are described, and, where nothing is said of what
     was passed over, with what [`select_subset`] passes over by default, in the paper's order and in its own.
     """
-    if described.strategy is None or described.max_mismatch is not None or described.max_similarity is not None:
+    if described.strategy is None:
         return [described]
     automatic = settings_for(scored, num_rows=1)
-    passed_over = {name: getattr(automatic, name) for name in ("max_mismatch", "max_similarity")}
-    orders = [described.order, automatic.order] if described.strategy == "diq" else [described.order]
-    asked = [described, *(replace(described, order=order, **passed_over) for order in orders)]
+    passed_over: list[dict] = [{}]
+    if described.max_mismatch is None and described.max_similarity is None:
+        passed_over.append({name: getattr(automatic, name) for name in ("max_mismatch", "max_similarity")})
+    orders = [described.order]
+    if described.strategy == "diq" and described.order is None and described.per != "row":
+        orders = list(dict.fromkeys([None, automatic.order, "random"]))
+    asked = [replace(described, order=order, **passed) for order in orders for passed in passed_over]
     return [one for i, one in enumerate(asked) if one not in asked[:i]]
 
 

@@ -60,17 +60,24 @@ def list_column(rows: Any, name: str) -> np.ndarray:
     if name not in rows.column_names:
         raise ValueError(f"The dataset has no column {name!r}; it has {sorted(rows.column_names)}.")
     found = rows.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
-    kind = found.type
-    if not pa.types.is_nested(kind) or not any(test(kind.value_type) for test in _NUMBERS):
-        raise ValueError(f"Column {name!r} holds {kind}, not lists of numbers.")
+    remedy = "Score the rows with `extra_columns=['alignment']`, rename the column, or pass another `order`"
+    if not holds_lists(found.type):
+        raise ValueError(f"Column {name!r} holds {found.type}, not lists of numbers. {remedy}.")
     lengths = pc.list_value_length(found).drop_null().unique().to_pylist()
-    if len(lengths) > 1:
-        raise ValueError(f"Column {name!r} holds lists of several lengths: its rows were not scored alike.")
-    values = np.full((len(found), lengths[0] if lengths else 0), np.nan, dtype=np.float32)
+    if len(lengths) != 1 or not lengths[0]:
+        said = "lists of several lengths: its rows were not scored alike" if len(lengths) > 1 else "no numbers"
+        raise ValueError(f"Column {name!r} holds {said}. {remedy}.")
+    values = np.full((len(found), lengths[0]), np.nan, dtype=np.float32)
     values[found.is_valid().to_numpy(zero_copy_only=False)] = (
         found.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, values.shape[1])
     )
     return values
+
+
+def holds_lists(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of lists of numbers."""
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests) and any(test(kind.value_type) for test in _NUMBERS)
 
 
 def class_codes(rows: Any, name: str) -> np.ndarray:

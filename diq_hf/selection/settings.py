@@ -7,7 +7,7 @@ from ..recipe import SelectionSettings
 from .budgets import PER, check_budget
 from .quotas import check_balance
 from .texts import RowTexts
-from .turns import ALIGNMENT
+from .turns import ALIGNMENT, has_alignment
 
 
 STRATEGIES = ("diq", "random", "influence", "difficulty", "loss", "length")
@@ -57,7 +57,7 @@ def settings_for(
     settings["per"] = None if settings.get("per") == "paper" else settings.get("per")
     if order == "auto":
         inside = settings.get("strategy", "diq") == "diq" and settings["per"] != "row"
-        order = (ALIGNMENT if ALIGNMENT in scored.column_names else "random") if inside else None
+        order = (ALIGNMENT if has_alignment(scored) else "random") if inside else None
     settings["order"] = None if order == "influence" else order
     settings = SelectionSettings(**settings)
     check_settings(settings)

@@ -1,11 +1,22 @@
 """Validation rows that choose in turn, each the row that is nearest to it, as RDS+ lets them
 (https://huggingface.co/papers/2503.01807): so no few of them have all of a small budget."""
 
+from typing import Any
+
 import numpy as np
+
+from .scores import holds_lists
 
 
 # Cosines of a row's gradient with that of each validation row: see [`~diq_hf.scoring.alignment`].
 ALIGNMENT = "alignment"
+
+
+def has_alignment(rows: Any) -> bool:
+    """Whether there is such a column: one of lists of numbers, whatever else may have its name."""
+    if ALIGNMENT not in rows.column_names:
+        return False
+    return holds_lists(rows.select_columns([ALIGNMENT]).with_format("arrow")[:1][ALIGNMENT].type)
 
 
 def places_in_turns(similarities: np.ndarray) -> np.ndarray:

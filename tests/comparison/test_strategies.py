@@ -106,3 +106,15 @@ def test_a_pass_is_paid_once():
         "bm25",
         "full",
     }
+
+
+def test_diq_is_one_rule_whatever_the_pool_has():
+    pool = scored()
+    aligned = pool.add_column("alignment", np.random.default_rng(1).normal(size=(len(pool), 3)).tolist())
+    take = lambda text, rows: Strategy.parse(text).take(rows, num_tokens=150).tolist()  # noqa: E731
+    assert take("diq", aligned) == take("diq", pool) == take("diq:order=random", pool)
+    assert take("diq:order=alignment", aligned) != take("diq", aligned)
+    assert Strategy.parse("diq:order=alignment").passes() == ("influence", "difficulty", "alignment", "mismatch")
+    assert "order" not in Strategy.parse("diq:per=row").arguments
+    with pytest.raises(ValueError, match="without `alignment`"):
+        Strategy.parse("diq-online:order=alignment")

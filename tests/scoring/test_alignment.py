@@ -67,6 +67,17 @@ def test_a_row_that_is_refused_has_none(model, tokenizer, pool, validation):
     assert np.isfinite(found[0]).all() and np.isfinite(found[2]).all() and np.isnan(found[1]).all()
 
 
+def test_projections_that_are_too_coarse_are_refused(model, tokenizer, validation):
+    with pytest.raises(ValueError, match="Take at least 1024"):
+        DIQScorer(model, validation, tokenizer, extra_columns=["alignment"], projection_dim=64)
+
+
+def test_a_subset_of_a_pool_that_is_not_scored_takes_no_turns(model, tokenizer, pool, validation):
+    scorer = DIQScorer(model, validation, tokenizer, extra_columns=["alignment"])
+    with pytest.raises(ValueError, match="the scores of the whole pool"):
+        scorer.select(Dataset.from_list(pool), num_rows=2, order="alignment")
+
+
 def test_gradients_that_are_zero_point_nowhere():
     assert cosines(np.zeros((1, 2)), np.ones((1, 2))).tolist() == [[0.0]]
     assert np.isnan(cosines(np.full((1, 2), np.nan), np.ones((1, 2)))).all()

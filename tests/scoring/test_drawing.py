@@ -88,3 +88,9 @@ def test_with_a_model(tokenizer, tmp_path):
     assert {subset.features["quadrant"].int2str(code) for code in subset["quadrant"][:]} == {"Q1"}
     with pytest.raises(ValueError, match="gives each source a share"):
         scorer.select(dataset.add_column("source", ["a"] * 500), **options, balance="source", cache_dir=tmp_path)
+
+
+def test_a_known_difficulty_promises_no_more_than_the_hard_rows_hold():
+    """The rest of the budget would be easier rows, which are not looked at: said, instead of filled up with a few."""
+    with pytest.raises(ValueError, match="All difficult rows were scored.*Lower the budget, or score the whole pool"):
+        draw(0, known=True, budget=400)

@@ -49,11 +49,17 @@ def test_a_row_whose_alignment_is_not_known_comes_last_in_its_quadrant():
 def test_what_is_no_alignment():
     for column, said in (
         ([0.1, 0.2, 0.3], "not lists of numbers"),
+        (["up", "down", "up"], "not lists of numbers"),
+        ([{"a": 1}] * 3, "not lists of numbers"),
         ([["a"], ["b"], ["c"]], "not lists of numbers"),
         ([[0.1], [0.2, 0.3], [0.4]], "several lengths"),
+        ([[], [], []], "lists of numbers|no numbers"),
     ):
+        scored = pool_of(influence=[1.0, 2.0, 3.0], alignment=column)
         with pytest.raises(ValueError, match=said):
-            select_subset(pool_of(influence=[1.0, 2.0, 3.0], alignment=column), num_rows=1)
+            select_subset(scored, num_rows=1, order="alignment")
+        if "several" not in said:  # a column of one's own that has the name: no matter of the default's
+            assert len(select_subset(scored, num_rows=1)) == 1
     with pytest.raises(ValueError, match=r"extra_columns=\['alignment'\]"):
         select_subset(pool_of(influence=[1.0, 2.0, 3.0]), num_rows=1, order="alignment")
 

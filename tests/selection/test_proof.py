@@ -78,7 +78,10 @@ def test_published_before_there_were_reasons(pool):
     annotated, _, _ = derive_selection(pool, facts)
     scores = scores_alone(annotated).remove_columns(["row", "diq_reason", "diq_duplicate_of"])
     assert differences(replace(facts, reasons=None), scores, subset) == []
-    first, second, third = possible_settings(pool, SelectionFacts(ratio=0.1))
-    assert first.max_similarity is None
-    assert (second.max_mismatch, second.max_similarity, second.order) == (0.2, 0.7, None)
-    assert (third.max_mismatch, third.max_similarity, third.order) == (0.2, 0.7, "random")
+    tried = possible_settings(pool, SelectionFacts(ratio=0.1))
+    assert [(one.order, one.max_mismatch, one.max_similarity) for one in tried] == [
+        (order, *passed_over) for order in (None, "random") for passed_over in ((None, None), (0.2, 0.7))
+    ]
+    stated = possible_settings(pool, SelectionFacts(ratio=0.1, max_similarity=0.5))
+    assert [(one.order, one.max_similarity) for one in stated] == [(None, 0.5), ("random", 0.5)]
+    assert len(possible_settings(pool, SelectionFacts(ratio=0.1, per="row"))) == 2
