@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -29,6 +30,17 @@ _REMEDIES = {
     errno.ENOTDIR: "A part of the path is a file: choose another place",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
+
+
+def is_address(path: str | Path | None) -> bool:
+    """Whether a name is of no folder of this machine: `C:/jobs` is one, `hf://buckets/me/x` and `hf:x` are none."""
+    return path is not None and re.match(r"[a-z]\w+:/|hf:", str(path), flags=re.IGNORECASE) is not None
+
+
+def refuse_address(path: str | Path | None, name: str) -> None:
+    """Raises if an argument that is for a folder of this machine is an address, of which `Path` would make one."""
+    if is_address(path):
+        raise ValueError(f"`{name}` is {str(path)!r}, which is no folder of this machine. Name one.")
 
 
 @contextlib.contextmanager

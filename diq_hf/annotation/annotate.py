@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..difficulty.agreement import level_agreement
 from ..difficulty.levels import NUM_LEVELS
+from ..files import refuse_address
 from ..rows.formats import RowEncoder
 from ..rows.presets import column_template
 from ..rows.templates import ColumnTemplate
@@ -162,6 +163,7 @@ def annotate(
     """
     if max_concurrency < 1:
         raise ValueError(f"`max_concurrency` must be at least 1, got {max_concurrency}.")
+    refuse_address(cache_dir, "cache_dir")
     for name, rows in (("dataset", dataset), ("compare_with", compare_with)):
         if not isinstance(rows, Dataset) and (name == "dataset" or rows is not None):
             raise TypeError(

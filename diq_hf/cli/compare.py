@@ -82,9 +82,11 @@ def compare(
     Finished runs are kept in --output: a killed comparison goes on, strategies and seeds can be added, and several
     processes with the same command share the work.
     """
+    if push_to_hub is None and push_to_space is None:
+        for option, is_given in (("--private", private), ("--token-env", token_env is not None)):
+            if is_given:
+                raise ValueError(f"{option} goes with --push-to-hub or --push-to-space.")
     token = token_of(token_env)
-    if private and push_to_space is None:
-        raise ValueError("--private goes with --push-to-space.")
     if push_to_space is not None:
         from ..publishing.space import ReportSpace
 
@@ -143,7 +145,7 @@ def compare(
     if push_to_hub is not None:
         from ..comparison.hub import push_comparison
 
-        typer.echo(push_comparison(output, push_to_hub, token))
+        typer.echo(push_comparison(output, push_to_hub, token, private=private or None))
     if push_to_space is not None:
         typer.echo(space.push(output / "index.html"))
 

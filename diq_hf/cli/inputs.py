@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def load_rows(
     if not (streaming or len(rows)):
         raise ValueError(f"{name} holds no rows.")
     return rows
+
+
+def repository_of(name: str) -> str | None:
+    """The dataset repository on the Hub that rows of such a name are read from; `None` of any other place."""
+    from huggingface_hub.constants import ENDPOINT
+
+    from ..names import is_repo_id
+
+    if found := re.match(rf"(?:hf://|{re.escape(ENDPOINT)}/)datasets/([^/@]+/[^/@]+)", name):
+        return found[1]
+    return name if is_repo_id(name) and not Path(name).exists() else None
 
 
 def split_of(rows: Any) -> str:

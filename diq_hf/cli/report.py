@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .inputs import load_rows
+from .inputs import load_rows, repository_of
 from .options import (
     HubToken,
     MaxMismatch,
@@ -58,7 +58,8 @@ def report(
     if push_to_space is not None:
         from ..publishing.space import ReportSpace
 
-        space = ReportSpace(push_to_space, dataset, config_name, private=private or None, token=token_of(token_env))
+        shown, token = None if is_page else repository_of(scored), token_of(token_env)
+        space = ReportSpace(push_to_space, dataset, config_name, private=private or None, token=token, shown=shown)
     elif given := next((name for name in _OF_A_SPACE if context.params[name]), None):
         raise ValueError(f"--{given.replace('_', '-')} goes with --push-to-space.")
     if not is_page:

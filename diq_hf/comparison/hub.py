@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from ..publishing.commits import make_ready
 from ..recipe import read_json
 from .results import Comparison
 
@@ -11,7 +12,7 @@ from .results import Comparison
 FILES = ("index.html", "comparison.json", "table.md")
 
 
-def push_comparison(folder: str | Path, repo_id: str, token: str | None = None) -> str:
+def push_comparison(folder: str | Path, repo_id: str, token: str | None = None, *, private: bool | None = None) -> str:
     """Puts a comparison's page, table and numbers into a dataset repository, in one commit.
 
     Args:
@@ -21,19 +22,22 @@ def push_comparison(folder: str | Path, repo_id: str, token: str | None = None) 
             The repository, of a subset that [`push_subset`] published as a rule; it is made if there is none.
         token (`str`, *optional*):
             Access token, by default that of `hf auth login`.
+        private (`bool`, *optional*):
+            Whether a new repository is private; by default as the namespace has it.
 
     Returns:
         `str`: Address of the folder there, `comparison/<digest>`. Nothing else in the repository is touched.
 
     Raises:
         `FileNotFoundError`: The folder holds no finished comparison.
+        `ValueError`: The repository was to be private, and is there and public.
     """
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} has no {missing[0]}: let `compare` finish there first.")
     comparison = Comparison.from_json(read_json(folder / "comparison.json"), str(folder / "comparison.json"))
     api, place = HfApi(token=token), f"comparison/{comparison.digest[:8]}"
-    api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+    make_ready(api, repo_id, private)
     api.create_commit(
         repo_id,
         [CommitOperationAdd(f"{place}/{name}", str(folder / name)) for name in FILES],

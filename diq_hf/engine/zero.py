@@ -24,12 +24,12 @@ def shape_of(weight: torch.Tensor) -> torch.Size:
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """A module's own weights whole, on every process: all of them do so at one place of a pass."""
-    import deepspeed  # which whoever has such weights has
-
-    weights: list[Any] = list(module.parameters(recurse=False))
+    weights: list[Any] = [weight for weight in module.parameters(recurse=False) if in_zero(weight)]
     if all(weight.ds_status.name == "AVAILABLE" for weight in weights):  # in a module's turn, or in this very function
         yield
         return
+    import deepspeed  # which whoever has such weights has
+
     with deepspeed.zero.GatheredParameters(weights):
         yield
 

@@ -54,7 +54,7 @@ def push_report(
 
     Raises:
         `ValueError`: The file is no such page or holds a token, the Space is another one's, or it would show rows of a
-            private dataset to everyone.
+            private or gated dataset to everyone.
         [`~huggingface_hub.errors.HfHubHTTPError`]: The Hub refused.
 
     Example:
@@ -70,7 +70,7 @@ def push_report(
 class ReportSpace:
     """The Space that a page goes to. Making one looks at the Hub, and refuses before the page has cost anything.
 
-    Args and errors are those of [`push_report`].
+    Args and errors are those of [`push_report`]; `shown` is a dataset repository whose rows the page shows.
     """
 
     def __init__(
@@ -81,30 +81,21 @@ class ReportSpace:
         *,
         private: bool | None = None,
         token: str | bool | None = None,
+        shown: str | None = None,
     ):
         for name in (repo_id, *([dataset] if dataset is not None else ())):
             if not is_repo_id(name):
                 raise ValueError(f"{name!r} can be no repository on the Hub. Name it as in 'me/medical-diq'.")
         if config_name is not None and dataset is None:
             raise ValueError("`config_name` is a configuration of `dataset`, which is not given.")
-        self.token, self.private, self.dataset = token, private, dataset
+        self.token, self.private, self.dataset, self.shown = token, private, dataset, shown
         self.api = HfApi(token=token, library_name="diq_hf", library_version=__version__)
         with saying_what_to_do(repo_id):
             user = self.api.whoami()["name"]
         self.repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-        is_private, self.is_ours = self._looked_at()
+        self._looked_at()
         if dataset is not None:
             self.config_name = self._configuration(config_name)
-            of_private = self.api.repo_info(dataset, repo_type="dataset").private
-            if of_private and not is_private:
-                raise ValueError(
-                    f"{dataset} is private, and the page shows its rows. Make the Space private, too: `private=True`."
-                )
-            if is_private and not of_private:
-                raise ValueError(
-                    f"{self.repo_id} is or will be private, so a reader of the card of {dataset} could not open it. "
-                    "Leave out `dataset`, or let the Space be public."
-                )
 
     def push(self, page: str | Path) -> str:
         """Publishes the page, and gives its address."""
@@ -113,12 +104,11 @@ class ReportSpace:
         title = html.unescape(re.search("<title>(.*?)</title>", text, flags=re.DOTALL)[1]).strip()
 
         def prepare() -> tuple[str, list[CommitOperationAdd]]:
-            sha = self.api.repo_info(self.repo_id, repo_type="space").sha
-            card = self._card(title, self._read("README.md", sha) if self.is_ours else None)
-            return sha, [
-                CommitOperationAdd("README.md", str(card).encode()),
-                CommitOperationAdd("index.html", text.encode()),
-            ]
+            sha, is_ours = self._looked_at()  # again: much may have happened while the page was made
+            operations = [CommitOperationAdd("index.html", text.encode())]
+            if (card := self._card(title, self._readme(sha) if is_ours else None)) is not None:
+                operations.append(CommitOperationAdd("README.md", str(card).encode()))
+            return sha, operations
 
         with saying_what_to_do(self.repo_id):
             make_ready(self.api, self.repo_id, self.private, "space", space_sdk="static")
@@ -129,10 +119,15 @@ class ReportSpace:
                 self._link()
         return address
 
-    def _looked_at(self) -> tuple[bool, bool]:
-        """Whether the Space is private, or will be, and whether a page of ours is there."""
+    def _looked_at(self) -> tuple[str | None, bool]:
+        """The Space's last commit, if there is one, and whether a page of ours is there.
+
+        Raises:
+            `ValueError`: It is another one's, or readers of the dataset and of the page are not the same.
+        """
         if not self.api.repo_exists(self.repo_id, repo_type="space"):
-            return bool(self.private), False
+            self._check_readers(bool(self.private))
+            return None, False
         info = self.api.repo_info(self.repo_id, repo_type="space")
         if self.private and not info.private:
             raise ValueError(
@@ -140,12 +135,30 @@ class ReportSpace:
             )
         files = [sibling.rfilename for sibling in info.siblings]
         is_page = info.sdk == "static" and {"index.html", "README.md"} <= set(files)
-        is_ours = is_page and MADE in self._read("index.html", info.sha)
+        is_ours = is_page and MADE.encode() in self._read("index.html", info.sha)
         # With its first commit alone, a Space holds what the Hub puts there: a push was killed, or a person made it.
-        is_new = info.sdk == "static" and len(self.api.list_repo_commits(self.repo_id, repo_type="space")) == 1
+        commits = self.api.list_repo_commits(self.repo_id, repo_type="space", revision=info.sha)
+        is_new = info.sdk == "static" and len(commits) == 1
         if not (is_ours or is_new):
             raise ValueError(f"{self.repo_id} is a Space with something else. Name a new one.")
-        return info.private, is_ours
+        self._check_readers(info.private)
+        return info.sha, is_ours
+
+    def _check_readers(self, is_private: bool) -> None:
+        """Whoever can see the page can see the rows, and who reads the card that links it can open it."""
+        for name in filter(None, (self.dataset, self.shown)):
+            info = self.api.repo_info(name, repo_type="dataset")
+            is_open = not (info.private or info.gated)
+            if not is_open and not is_private:
+                raise ValueError(
+                    f"{name} is {'private' if info.private else 'gated'}, and the page shows its rows. Make the Space "
+                    "private, too: `private=True`."
+                )
+            if is_open and is_private and name == self.dataset:
+                raise ValueError(
+                    f"{self.repo_id} is or will be private, so a reader of the card of {name} could not open it. "
+                    "Leave out `dataset`, or let the Space be public."
+                )
 
     def _configuration(self, config_name: str | None) -> str:
         """The configuration whose section of the card gets the link."""
@@ -159,20 +172,29 @@ class ReportSpace:
         with_link(present.readme or "", config_name, self.repo_id)
         return config_name
 
-    def _read(self, file: str, revision: str) -> str:
+    def _read(self, file: str, revision: str) -> bytes:
         path = self.api.hf_hub_download(self.repo_id, file, repo_type="space", revision=revision)
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        return Path(path).read_bytes()
 
-    def _card(self, title: str, present: str | None) -> SpaceCard:
-        """The Space's README: of one that people have edited, all stays but for the datasets, which are added to."""
+    def _readme(self, revision: str) -> str:
+        try:
+            return self._read("README.md", revision).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"README.md of {self.repo_id} is not UTF-8: {error}. Mend it there.") from error
+
+    def _card(self, title: str, present: str | None) -> SpaceCard | None:
+        """The Space's README, where it changes: of one that people have edited, all stays but for the datasets."""
         if present is None:
             data = SpaceCardData(title=title[:100], sdk="static", tags=["diq", "data-selection"], emoji="🔎")
             card = SpaceCard(f"---\n{data.to_yaml()}\n---\n# {title[:100]}\n{ABOUT}")
         else:
             card = SpaceCard(present)
-        if self.dataset is not None:
-            known = card.data.get("datasets") or []
-            card.data.datasets = [*known, *([self.dataset] if self.dataset not in known else ())]
+        known = card.data.get("datasets") or []
+        known = [known] if isinstance(known, str) else known
+        if self.dataset is not None and self.dataset not in known:
+            card.data.datasets = [*known, self.dataset]
+        elif present is not None:
+            return None
         return card
 
     def _link(self) -> None:

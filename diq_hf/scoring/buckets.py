@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,13 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from .. import __version__
-from ..files import UNFINISHED
+from ..files import UNFINISHED, is_address
 from .chunks import launched_state
 
 
 logger = logging.get_logger(__name__)
 
 EVERY = 30.0  # seconds between looks at what is finished
-
-
-def is_address(cache_dir: str | Path | None) -> bool:
-    """Whether a `cache_dir` is no folder of this machine."""
-    return cache_dir is not None and re.match(r"[a-z]\w*:/", str(cache_dir)) is not None
 
 
 @contextlib.contextmanager
@@ -76,6 +71,11 @@ class _Mirror:
                 f"`cache_dir` is {address!r}. Name a folder, or a Storage Bucket: 'hf://buckets/me/long-job'."
             )
         self.bucket, self.prefix = found[1], found[2] or ""
+        if {"", ".", ".."} & {*self.bucket.split("/"), *(self.prefix.split("/") if self.prefix else ())}:
+            raise ValueError(
+                f"`cache_dir` is {address!r}, which has an empty part, '.' or '..'. Leave it out: "
+                "'hf://buckets/me/long-job/part'."
+            )
         self.address = f"hf://buckets/{self.bucket}/{self.prefix}".rstrip("/")
         self.folder = Path(config.HF_DATASETS_CACHE) / "diq_hf" / "buckets" / self.bucket / self.prefix
         self.api = HfApi(library_name="diq_hf", library_version=__version__)
@@ -87,6 +87,7 @@ class _Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         # By size alone: what has a chunk's name has its content, and times are those of the copying.
         self.api.sync_bucket(self.address, str(self.folder), ignore_times=True, quiet=True)
+        self.sent |= self._names()
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[None]:
@@ -95,7 +96,7 @@ class _Mirror:
 
         def follow() -> None:
             while not ended.wait(EVERY):
-                self.try_to_send()
+                self._tried(self.send)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
@@ -103,19 +104,19 @@ class _Mirror:
             yield
         except BaseException:
             self._end(thread, ended)
-            self.try_to_send()
+            self._tried(self.send)
+            self._tried(self.remove_gone)  # chunks of another model's, say, which would be brought here again
             raise
         self._end(thread, ended)
         self.send()
-        if gone := self.sent - self._names():  # alone what this job knows of: others may use the bucket, too
-            self.api.batch_bucket_files(self.bucket, delete=[f"{self.prefix}/{name}".lstrip("/") for name in gone])
+        self.remove_gone()
 
-    def try_to_send(self) -> None:
+    def _tried(self, step: Callable[[], None]) -> None:
         """A network that is away for a while ends no job: the next look sends what this one could not."""
         try:
-            self.send()
+            step()
         except Exception as error:
-            logger.warning(f"What is finished could not be sent to {self.address}: {error}")
+            logger.warning(f"{self.address} could not be made to follow what is finished here: {error}")
 
     def send(self) -> None:
         """What is finished here and not yet in the bucket."""
@@ -124,6 +125,13 @@ class _Mirror:
             str(self.folder), self.address, exclude=[f"*{UNFINISHED}*"], ignore_times=True, quiet=True
         )
         self.sent |= names
+
+    def remove_gone(self) -> None:
+        """Takes out of the bucket what is here no more: alone what this job knows of, for others may use it, too."""
+        if gone := {f"{self.prefix}/{name}".lstrip("/") for name in self.sent - self._names()}:
+            there = {file.path for file in self.api.list_bucket_tree(self.bucket, self.prefix or None, recursive=True)}
+            if gone & there:
+                self.api.batch_bucket_files(self.bucket, delete=sorted(gone & there))
 
     def _names(self) -> set[str]:
         names = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}

@@ -23,7 +23,7 @@ from transformers.utils import logging
 from ..digest import digest
 from ..engine.influence import Direction
 from ..engine.tensor_files import load_tensors, save_tensors
-from ..files import remove_leftovers
+from ..files import refuse_address, remove_leftovers
 from .mismatch import MismatchNull, calibrate, null_recipe, null_size
 from .recipe import half_recipe
 from .reliability import HALVES, half_counts, reliability
@@ -107,6 +107,7 @@ def reusable_difficulty(scorer: Any, dataset: Any, chunk_size: int, cache_dir: s
 
 
 def _root(cache_dir: str | Path | None) -> Path:
+    refuse_address(cache_dir, "cache_dir")
     return Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
 
 
@@ -165,7 +166,7 @@ def share_directions(scorer: Any, cache_dir: str | Path | None, state: Any) -> P
     """Gives every process the validation gradients, from the folder that they are kept in, which is returned."""
     state = launched_state(scorer.engine.device) if state is None else state
     rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
-    root = Path(config.HF_DATASETS_CACHE) / "diq_hf" if cache_dir is None else Path(cache_dir)
+    root = _root(cache_dir)
     _share_directions(scorer, root, rank, wait)
     return root
 

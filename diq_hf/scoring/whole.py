@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from ..columns import labels_as_numbers
+from ..files import is_address
 from ..selection.settings import settings_for
 from .columns import count_unscored, with_columns
 from .mismatch import MismatchNull, calibrate, null_size
@@ -90,7 +91,7 @@ class WholeDatasets:
         Returns:
             The dataset with the new columns; of a stream a stream of what is in `output_dir`.
         """
-        from .buckets import chunk_folder, is_address
+        from .buckets import chunk_folder
 
         if is_address(cache_dir):
             with chunk_folder(cache_dir, self.engine.device, accelerator) as folder:

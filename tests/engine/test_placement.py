@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.engine.zero import gathered
 
 
 @pytest.fixture
@@ -58,6 +59,16 @@ def test_zero_3():
     model.lm_head.weight.ds_id = 1
     with pytest.raises(ValueError, match=r"`lm_head\.weight` is sharded by DeepSpeed ZeRO-3.*FSDP2"):
         InfluenceEngine(model)
+
+
+def test_zero_3_of_some_weights():
+    """A module may own one that is whole, as an adapter's is, beside those in shards."""
+    module = nn.Linear(2, 2)
+    with gathered(module):
+        pass
+    module.weight.ds_id, module.weight.ds_status = 1, SimpleNamespace(name="AVAILABLE")
+    with gathered(module):
+        assert module.bias.shape == (2,)
 
 
 def test_fsdp_of_one_process(one_process):

@@ -12,9 +12,11 @@ from hub_kit import HUB, TOKEN, refusal
 from huggingface_hub.utils import disable_progress_bars
 from typer.testing import CliRunner
 
-from diq_hf import DIQScorer
+from diq_hf import DIQScorer, annotate
 from diq_hf.cli.__main__ import app
+from diq_hf.files import is_address
 from diq_hf.scoring import buckets
+from diq_hf.scoring.chunks import share_directions
 
 
 VALIDATION = [chat("What is 9 and 9?", "It is 18."), chat("And 7?", "It is 14.")]
@@ -110,8 +112,46 @@ def case_of_a_bucket_that_is_away():
 def case_of_addresses_that_are_no_bucket():
     for address in ("hf://datasets/me/x", "s3://bucket/x", "hf://buckets/me", "https://example.com/x"):
         assert "Name a folder, or a Storage Bucket" in refusal(score, address), address
+    for address in ("HF://buckets/me/x", "hf:buckets/me/x", "Hf:/buckets/me/x"):
+        assert "Name a folder, or a Storage Bucket" in refusal(score, address), address
+    outside = Path(tempfile.mkdtemp(), "outside")
+    for end in (f"x/{outside}", "x/a//b", "x/../../../y", "../x", "x/./a", "x/.."):
+        assert "Leave it out" in refusal(score, f"hf://buckets/me/{end}"), end
     assert "403" in refusal(score, "hf://buckets/you/x")
-    assert not Path("hf:").exists() and not Path("s3:").exists()
+    assert not any(Path(name).exists() for name in ("hf:", "HF:", "s3:", "hf:buckets", "Hf:", outside))
+    assert not any(map(is_address, (None, "c:/jobs", "C:/jobs", Path("jobs"), "./hf:x")))
+    scorer = DIQScorer(make_model(), VALIDATION, make_tokenizer(), difficulty="loss")
+    for refused in (
+        lambda place: scorer.share_null(Dataset.from_list(ROWS), place),
+        lambda place: share_directions(scorer, place, None),
+        lambda place: annotate(Dataset.from_list(ROWS), "judge", "http://localhost:1/v1", cache_dir=place),
+    ):
+        assert "no folder of this machine" in refusal(refused, Path("hf://buckets/me/x"))
+
+
+def case_of_chunks_that_are_dropped_by_a_job_that_fails():
+    """Those that were brought here, and are dropped here before anything is sent, are not brought back."""
+    held = HUB.buckets.files.setdefault("me/dropped", {})
+    with buckets.chunk_folder("hf://buckets/me/dropped/a") as folder:
+        for name in ("old", "kept"):
+            (folder / name).write_text(name)
+    held["other"] = held["a/old"]
+    shutil.rmtree(COPIES)
+    for fault in ({}, {"status": 400}):
+        (COPIES / "me/dropped/a").mkdir(parents=True, exist_ok=True)
+        (COPIES / "me/dropped/a/of here").write_text("never sent")
+        try:
+            with buckets.chunk_folder("hf://buckets/me/dropped/a") as folder:
+                (folder / "old").unlink(missing_ok=True)
+                (folder / "of here").unlink()
+                (folder / "new").write_text("new")
+                if fault:
+                    (folder / "kept").unlink()
+                    HUB.fault(request="POST /api/buckets/me/dropped/batch", times=1000, **fault)
+                raise Lost
+        except Lost:
+            pass
+        assert sorted(held) == ["a/kept", "a/new", "other"]
 
 
 def case_of_the_command():

@@ -220,4 +220,9 @@ def case_a_comparison_beside_the_card():
     assert rows("me/compared")  # the subset is what it was
     assert not verify_subset("me/compared")["diq_10pct"].problems
     with tempfile.TemporaryDirectory() as folder:
+        save(comparison, Path(folder))
+        assert "is there and public" in refusal(push_comparison, folder, "me/compared", TOKEN, private=True)
+        push_comparison(folder, "me/compared-alone", TOKEN, private=True)
+        assert HUB.repos["me/compared-alone"].private
+    with tempfile.TemporaryDirectory() as folder:
         assert "let `compare` finish" in refusal(push_comparison, folder, "me/compared", TOKEN)

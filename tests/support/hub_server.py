@@ -28,6 +28,7 @@ class Repo:
 
     private: bool
     sdk: str | None = None
+    gated: str | bool = False
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, str]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
@@ -276,6 +277,7 @@ class Handler(BaseHTTPRequestHandler):
             "id": name.removeprefix("spaces/"),
             "sha": sha,
             "private": repo.private,
+            "gated": repo.gated,
             "siblings": siblings,
             "tags": [],
         }

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from comparisons import made_up
-from hub_kit import HUB, ME, POOL, TOKEN, push, readme, refusal, rows, write
+from hub_kit import HUB, ME, POOL, TOKEN, commit, push, readme, refusal, rows, write
 from huggingface_hub import CommitOperationAdd, DatasetCard, SpaceCard
 from typer.testing import CliRunner
 
@@ -13,6 +13,7 @@ from diq_hf import push_report, select_subset, verify_subset, write_report
 from diq_hf.cli.__main__ import app
 from diq_hf.comparison.compare import save
 from diq_hf.publishing import commits
+from diq_hf.publishing.space import ReportSpace
 
 
 LINK = "- Look: [its report](https://huggingface.co/spaces/me/"
@@ -123,6 +124,71 @@ def case_a_page_that_is_refused():
     assert private.endswith("/spaces/me/kept") and HUB.repos["spaces/me/kept"].private
     push_report(page, "me/open", token=TOKEN)
     assert "public" in refusal(push_report, page, "me/open", private=True, token=TOKEN)
+
+
+def case_a_page_of_rows_that_not_everyone_may_read():
+    """Of a gated dataset, and of one that is not linked, but from which the command reads the rows."""
+    page = make_page()
+    push("me/gated")
+    HUB.repos["me/gated"].gated = "auto"
+    push("me/unseen", POOL, "scored", private=True)
+    os.environ["HF_TOKEN"] = TOKEN
+    try:
+        made = set(HUB.repos)
+        assert "is gated, and the page shows its rows" in refusal(push_report, page, "me/no", "me/gated", token=TOKEN)
+        new = page.parent / "new.html"
+        for scored in ("me/unseen", "hf://datasets/me/unseen/scored/train.parquet", "me/gated"):
+            told = diq("report", scored, "--output", new, "--push-to-space", "me/no", code=1)
+            assert "and the page shows its rows" in " ".join(told.split()) and not new.exists(), told
+        assert set(HUB.repos) == made
+        diq("report", "me/unseen", "--output", new, "--push-to-space", "me/unseen-page", "--private")
+        assert HUB.repos["spaces/me/unseen-page"].private
+        push_report(page, "me/gated-page", "me/gated", private=True, token=TOKEN)
+    finally:
+        del os.environ["HF_TOKEN"]
+
+
+def case_a_page_when_others_were_faster():
+    """What has changed since the Space was first looked at is seen by the push."""
+    page = make_page()
+    push("me/turned")
+    space = ReportSpace("me/turned-page", "me/turned", token=TOKEN)
+    HUB.repos["me/turned"].private = True
+    assert "is private, and the page shows its rows" in refusal(space.push, page)
+    HUB.repos["me/turned"].private = False
+    space.push(page)
+    later = ReportSpace("me/turned-page", token=TOKEN)
+    operations = [CommitOperationAdd("index.html", b"<p>My own page")]
+    ME.create_commit("me/turned-page", operations, commit_message="Mine", repo_type="space")
+    number = len(HUB.repos["spaces/me/turned-page"].messages)
+    assert "is a Space with something else" in refusal(later.push, page)
+    assert len(HUB.repos["spaces/me/turned-page"].messages) == number
+
+
+def case_a_page_whose_readme_is_a_persons():
+    page = make_page()
+    push("me/edited")
+    push_report(page, "me/edited-page", token=TOKEN)
+    text = HUB.files("spaces/me/edited-page")["README.md"].decode()
+    for head, expected in (
+        ("datasets: me/other\n", ["me/other", "me/edited"]),
+        ("datasets: me/edited  # mine\n", "me/edited"),
+    ):
+        edited = text.replace("---\n", f"---\n{head}", 1).encode()
+        commit("spaces/me/edited-page", {"README.md": edited})
+        push_report(page, "me/edited-page", "me/edited", token=TOKEN)
+        found = HUB.files("spaces/me/edited-page")["README.md"]
+        assert SpaceCard(found.decode()).data.datasets == expected and (found == edited) == (expected == "me/edited")
+    commit("spaces/me/edited-page", {"README.md": text.encode() + b"\xff"})
+    assert "is not UTF-8" in refusal(push_report, page, "me/edited-page", token=TOKEN)
+
+
+def case_a_comparison_that_is_not_pushed():
+    given = ["compare", "pool", *("--model", "m", "--validation", "v", "--heldout", "h", "--output", "o")]
+    assert "--token-env goes with --push-to-hub" in " ".join(diq(*given, code=1).split())
+    assert "--private goes with --push-to-hub" in " ".join(diq(*given, "--private", code=1).split())
+    told = diq(*given, "--private", "--push-to-hub", "me/x", code=1)
+    assert "goes with" not in told and "me/x" not in HUB.repos
 
 
 def case_a_page_after_a_push_that_failed():
