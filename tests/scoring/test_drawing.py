@@ -92,5 +92,5 @@ def test_with_a_model(tokenizer, tmp_path):
 
 def test_a_known_difficulty_promises_no_more_than_the_hard_rows_hold():
     """The rest of the budget would be easier rows, which are not looked at: said, instead of filled up with a few."""
-    with pytest.raises(ValueError, match="All difficult rows were scored.*Lower the budget, or score the whole pool"):
+    with pytest.raises(ValueError, match=r"All difficult rows were scored.*Lower the budget, or score the whole pool"):
         draw(0, known=True, budget=400)
