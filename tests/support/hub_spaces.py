@@ -167,20 +167,22 @@ def case_a_page_when_others_were_faster():
 
 def case_a_page_whose_readme_is_a_persons():
     page = make_page()
-    push("me/edited")
-    push_report(page, "me/edited-page", token=TOKEN)
-    text = HUB.files("spaces/me/edited-page")["README.md"].decode()
+    push("me/annotated")
+    push_report(page, "me/annotated-page", token=TOKEN)
+    text = HUB.files("spaces/me/annotated-page")["README.md"].decode()
     for head, expected in (
-        ("datasets: me/other\n", ["me/other", "me/edited"]),
-        ("datasets: me/edited  # mine\n", "me/edited"),
+        ("datasets: me/other\n", ["me/other", "me/annotated"]),
+        ("datasets: me/annotated  # mine\n", "me/annotated"),
     ):
         edited = text.replace("---\n", f"---\n{head}", 1).encode()
-        commit("spaces/me/edited-page", {"README.md": edited})
-        push_report(page, "me/edited-page", "me/edited", token=TOKEN)
-        found = HUB.files("spaces/me/edited-page")["README.md"]
-        assert SpaceCard(found.decode()).data.datasets == expected and (found == edited) == (expected == "me/edited")
-    commit("spaces/me/edited-page", {"README.md": text.encode() + b"\xff"})
-    assert "is not UTF-8" in refusal(push_report, page, "me/edited-page", token=TOKEN)
+        commit("spaces/me/annotated-page", {"README.md": edited})
+        push_report(page, "me/annotated-page", "me/annotated", token=TOKEN)
+        found = HUB.files("spaces/me/annotated-page")["README.md"]
+        assert SpaceCard(found.decode()).data.datasets == expected and (found == edited) == (
+            expected == "me/annotated"
+        )
+    commit("spaces/me/annotated-page", {"README.md": text.encode() + b"\xff"})
+    assert "is not UTF-8" in refusal(push_report, page, "me/annotated-page", token=TOKEN)
 
 
 def case_a_comparison_that_is_not_pushed():
