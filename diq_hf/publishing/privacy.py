@@ -44,18 +44,23 @@ def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None
                 raise ValueError(f"{where} holds a local path, {value!r}. Name its last part only.")
 
 
+# As the Hub makes them: `hf_` (of an organization, `api_org_`) before 34 letters and digits, or before a JWT. No name in
+# code has so long a word, and what stands before one may be anything, such as the n of a line break in JSON.
+_TOKENS = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{34}|hf_(?:oauth|jwt)_eyJ[\w-]{10}")
+
+
 def refuse_token(text: str, token: str | None, where: str) -> None:
     """Raises if a text holds an access token: the one that is used, or what looks like one.
 
     Example:
 
     ```python
-    >>> refuse_token("a hf_home folder", "secret", "the page")
+    >>> refuse_token("from transformers import hf_tokenizer_of_something_long", "secret", "the page")
     >>> refuse_token("my secret", "secret", "the page")
     Traceback (most recent call last):
     ValueError: the page holds a token. Take it out.
 
     ```
     """
-    if (token and token in text) or re.search(r"(?<![A-Za-z0-9])hf_\w{20,}", text):
+    if (token and token in text) or _TOKENS.search(text):
         raise ValueError(f"{where} holds a token. Take it out.")

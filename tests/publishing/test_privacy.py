@@ -54,6 +54,23 @@ NAMES = [
     "diq select scored --output subset --ratio 0.1",
     "medical.qa/hard",
     "<b>x</b>",
+    "hf_tokenizer",
+    "hf_hub_download_path_something_long",
+    "from_hf_transformers_checkpoint_to_something",
+    "hf_" + "a" * 33 + "_b",
+    "hf_oauth_expiration_minutes_of_a_space",
+    "api_org_something_that_is_a_long_name",
+]
+TOKENS = [
+    "hf_secret",
+    "see hf_secret.",
+    "hf_" + "a" * 34,
+    "Bearer%20hf_" + "b" * 34,
+    "https://me:hf_" + "Ab1" * 12 + "@huggingface.co",
+    '{"text": "a\\nhf_' + "c" * 34 + '"}',  # after a line break in JSON, as a page holds its rows
+    "api_org_" + "d" * 34,
+    "hf_oauth_eyJ" + "hbGciOiJFZERTQSJ9.eyJ" * 2,
+    "hf_jwt_eyJ" + "hbGciOiJFZERTQSJ9.eyJ" * 2,
 ]
 
 
@@ -71,7 +88,7 @@ def test_names_are_not(text):
     refuse_private({"x": [text, {text: text}]}, "hf_secret")
 
 
-@pytest.mark.parametrize("text", ["hf_secret", "see hf_secret.", "hf_" + "a" * 34, "Bearer%20hf_" + "b" * 30])
+@pytest.mark.parametrize("text", TOKENS)
 def test_tokens(text):
     with pytest.raises(ValueError, match="holds a token"):
         refuse_private({"x": text}, "hf_secret")

@@ -166,7 +166,7 @@ def case_refused_before_anything_is_sent():
     as_recorded = RECIPE | {"selection": {"num_rows": 3}}
     assert "`diq_rank` differs in 2 of 3 rows" in refusal(push, "me/no", mixed, recipe=as_recorded)
     assert "no column ['quadrant', 'diq_rank']" in refusal(push, "me/no", POOL)
-    for value, said in (("/home/me/model", "local path"), (TOKEN, "a token"), ("hf_" + "a" * 30, "a token")):
+    for value, said in (("/home/me/model", "local path"), (TOKEN, "a token"), ("hf_" + "a" * 34, "a token")):
         recipe = RECIPE | {"model": RECIPE["model"] | {"name": value}}
         assert said in refusal(push, "me/no", recipe=recipe), value
     for recipe, said in (
