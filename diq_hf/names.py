@@ -1,4 +1,4 @@
-"""Names of models, datasets and files as others may read them."""
+"""Names of models, datasets, files and repositories as others may read them, and whether everyone may."""
 
 from pathlib import Path
 from typing import Any
@@ -43,3 +43,30 @@ def is_repo_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def full_repo_id(api: Any, repo_id: str) -> str:
+    """A repository by its whole name: a bare one is in the user's own namespace, which alone its making knows."""
+    return repo_id if "/" in repo_id else api.get_full_repo_name(repo_id)
+
+
+def refuse_public(api: Any, repo_id: str, private: bool | None, repo_type: str = "dataset") -> None:
+    """Looks at a repository that is to be private, before anything is made for it.
+
+    Args:
+        api (`HfApi`):
+            The client.
+        repo_id (`str`):
+            The repository; it need not be there.
+        private (`bool`, *optional*):
+            Whether it is to be private.
+        repo_type (`str`, *optional*, defaults to `"dataset"`):
+            As in `HfApi`.
+
+    Raises:
+        `ValueError`: It is there, and everyone may read it.
+    """
+    if not private or not api.repo_exists(repo_id := full_repo_id(api, repo_id), repo_type=repo_type):
+        return
+    if not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise ValueError(f"{repo_id} is there and public. Make it private in its settings, or leave `private` out.")

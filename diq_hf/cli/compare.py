@@ -87,6 +87,10 @@ def compare(
             if is_given:
                 raise ValueError(f"{option} goes with --push-to-hub or --push-to-space.")
     token = token_of(token_env)
+    if push_to_hub is not None:
+        from ..comparison.hub import check_repository, push_comparison
+
+        push_to_hub = check_repository(push_to_hub, token, private=private or None)
     if push_to_space is not None:
         from ..publishing.space import ReportSpace
 
@@ -143,8 +147,6 @@ def compare(
         typer.secho(warning, err=True)
     typer.echo(f"{output / 'index.html'} shows it, {output / 'comparison.json'} holds it.")
     if push_to_hub is not None:
-        from ..comparison.hub import push_comparison
-
         typer.echo(push_comparison(output, push_to_hub, token, private=private or None))
     if push_to_space is not None:
         typer.echo(space.push(output / "index.html"))

@@ -92,13 +92,14 @@ def load_rows(
 
 
 def repository_of(name: str) -> str | None:
-    """The dataset repository on the Hub that rows of such a name are read from; `None` of any other place."""
+    """Where on the Hub rows of such a name are read from: a dataset repository, or `"buckets/me/name"`; `None` of any
+    other place."""
     from huggingface_hub.constants import ENDPOINT
 
     from ..names import is_repo_id
 
-    if found := re.match(rf"(?:hf://|{re.escape(ENDPOINT)}/)datasets/([^/@]+/[^/@]+)", name):
-        return found[1]
+    if found := re.match(rf"(?:hf://|{re.escape(ENDPOINT)}/)(datasets|buckets)/([^/@]+/[^/@]+)", name):
+        return found[2] if found[1] == "datasets" else f"buckets/{found[2]}"
     return name if is_repo_id(name) and not Path(name).exists() else None
 
 

@@ -17,7 +17,7 @@ from .options import (
     share_of,
     token_of,
 )
-from .outputs import check_page
+from .outputs import check_page, load_recipe
 
 
 # Options that say how a page is published.
@@ -58,7 +58,7 @@ def report(
     if push_to_space is not None:
         from ..publishing.space import ReportSpace
 
-        shown, token = None if is_page else repository_of(scored), token_of(token_env)
+        shown, token = () if is_page else _places(scored), token_of(token_env)
         space = ReportSpace(push_to_space, dataset, config_name, private=private or None, token=token, shown=shown)
     elif given := next((name for name in _OF_A_SPACE if context.params[name]), None):
         raise ValueError(f"--{given.replace('_', '-')} goes with --push-to-space.")
@@ -82,6 +82,13 @@ def report(
         typer.echo(f"{len(rows)} rows in {output}")
     if space is not None:
         typer.echo(space.push(scored if is_page else output))
+
+
+def _places(scored: str) -> list[str]:
+    """Where on the Hub the rows are from: they are read from there, or the recipe beside a local copy says so."""
+    recipe = load_recipe(scored)
+    source = recipe.pool.name if recipe is not None and recipe.pool and recipe.pool.on_hub else None
+    return [place for place in (repository_of(scored), source) if place is not None]
 
 
 def _check_page(context: typer.Context, page: str) -> None:

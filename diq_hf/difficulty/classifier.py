@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..digest import digest, model_digest, tokenizer_digest
 from ..engine.loading import preferred_device, preferred_dtype
+from ..names import refuse_public
 from ..rows.batching import TokenBudget
 from .levels import NUM_LEVELS
 
@@ -265,8 +266,12 @@ class DifficultyClassifier:
 
         Returns:
             `str`: Address of the commit.
+
+        Raises:
+            `ValueError`: The repository was to be private, and is there and public.
         """
         api = HfApi(token=token)
+        refuse_public(api, repo_id, private, "model")
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)

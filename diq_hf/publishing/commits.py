@@ -9,6 +9,8 @@ from datasets.utils.logging import get_logger
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..names import refuse_public
+
 
 logger = get_logger(__name__)
 
@@ -56,10 +58,9 @@ def make_ready(api: HfApi, repo_id: str, private: bool | None, repo_type: str = 
     Raises:
         `ValueError`: It is there, and not as private as it was to be.
     """
+    refuse_public(api, repo_id, private, repo_type)
     if not api.repo_exists(repo_id, repo_type=repo_type):
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **options)
-    elif private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError(f"{repo_id} is there and public. Make it private in its settings, or leave `private` out.")
 
 
 @contextmanager

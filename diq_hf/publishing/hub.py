@@ -16,7 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from .. import __version__
-from ..names import is_repo_id
+from ..names import full_repo_id, is_repo_id, refuse_public
 from ..recipe import Recipe, SelectionFacts
 from ..selection.proof import WHOLE, derive_selection, describe_subset, differences, possible_settings, scores_alone
 from .checks import Verification, changes, check_subset
@@ -101,6 +101,10 @@ def push_subset(
     push_subset(subset, "me/medical-diq", "diq_1pct", scored=scored, recipe=diq_score.recipe())
     ```
     """
+    api = _api(token)
+    with saying_what_to_do(repo_id):
+        repo_id = full_repo_id(api, repo_id)
+        refuse_public(api, repo_id, private)
     if recipe is None:
         logger.warning("No `recipe` is given, so the card cannot say how the scores were made.")
     recipe = Recipe.from_json({} if recipe is None else recipe)
@@ -114,8 +118,6 @@ def push_subset(
             "'data', 'README.md' and names that end in '_scores' are taken."
         )
     refuse_private(recipe.to_json(), token if isinstance(token, str) else None)
-    api = _api(token)
-    repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
     metadata = _metadata(repo_id, recipe, len(subset), source_datasets, license, language, token)
     with tempfile.TemporaryDirectory(prefix="diq_hf_") as folder:
         publication = Publication(Path(folder), config_name, subset, pool, scores, recipe)

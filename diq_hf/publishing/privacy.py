@@ -15,6 +15,9 @@ _PATHS = re.compile(
     rf"|{_BEGINS}\\\\[\w.?]",  # \\server\share
     flags=re.IGNORECASE,
 )
+# As the Hub makes them: `hf_` (an organization's `api_org_`) before 34 letters and digits, or before a JWT. No name in
+# code has so long a word, and what stands before one may be anything, such as the n of a line break in JSON.
+_TOKENS = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{34}|hf_(?:oauth|jwt)_eyJ[\w-]{10}")
 
 
 def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None:
@@ -42,11 +45,6 @@ def refuse_private(value: Any, token: str | None, where: str = "recipe") -> None
             refuse_token(text, token, where)
             if _PATHS.search(text):
                 raise ValueError(f"{where} holds a local path, {value!r}. Name its last part only.")
-
-
-# As the Hub makes them: `hf_` (of an organization, `api_org_`) before 34 letters and digits, or before a JWT. No name in
-# code has so long a word, and what stands before one may be anything, such as the n of a line break in JSON.
-_TOKENS = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{34}|hf_(?:oauth|jwt)_eyJ[\w-]{10}")
 
 
 def refuse_token(text: str, token: str | None, where: str) -> None:

@@ -2,14 +2,17 @@
 
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard, SpaceCardData
+from huggingface_hub.errors import BucketNotFoundError, RepositoryNotFoundError
 
 from .. import __version__
-from ..names import is_repo_id
+from ..names import full_repo_id, is_repo_id, refuse_public
 from .commits import commit_on_top, make_ready, saying_what_to_do
 from .privacy import refuse_token
+from .readme import read_head
 from .repository import Repository
 from .sections import linked_page, look_line, with_link
 
@@ -70,7 +73,8 @@ def push_report(
 class ReportSpace:
     """The Space that a page goes to. Making one looks at the Hub, and refuses before the page has cost anything.
 
-    Args and errors are those of [`push_report`]; `shown` is a dataset repository whose rows the page shows.
+    Args and errors are those of [`push_report`]; `shown` are places on the Hub whose rows the page shows: dataset
+    repositories, and buckets as `"buckets/me/name"`.
     """
 
     def __init__(
@@ -81,20 +85,21 @@ class ReportSpace:
         *,
         private: bool | None = None,
         token: str | bool | None = None,
-        shown: str | None = None,
+        shown: Sequence[str] = (),
     ):
         for name in (repo_id, *([dataset] if dataset is not None else ())):
             if not is_repo_id(name):
                 raise ValueError(f"{name!r} can be no repository on the Hub. Name it as in 'me/medical-diq'.")
         if config_name is not None and dataset is None:
             raise ValueError("`config_name` is a configuration of `dataset`, which is not given.")
-        self.token, self.private, self.dataset, self.shown = token, private, dataset, shown
+        self.token, self.private, self.shown = token, private, shown
         self.api = HfApi(token=token, library_name="diq_hf", library_version=__version__)
         with saying_what_to_do(repo_id):
-            user = self.api.whoami()["name"]
-        self.repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+            self.api.whoami()  # a token that may do nothing is told of first
+            self.repo_id = full_repo_id(self.api, repo_id)
+            self.dataset = dataset if dataset is None else full_repo_id(self.api, dataset)
         self._looked_at()
-        if dataset is not None:
+        if self.dataset is not None:
             self.config_name = self._configuration(config_name)
 
     def push(self, page: str | Path) -> str:
@@ -104,9 +109,9 @@ class ReportSpace:
         title = html.unescape(re.search("<title>(.*?)</title>", text, flags=re.DOTALL)[1]).strip()
 
         def prepare() -> tuple[str, list[CommitOperationAdd]]:
-            sha, is_ours = self._looked_at()  # again: much may have happened while the page was made
+            sha, readme = self._looked_at()  # again: much may have happened while the page was made
             operations = [CommitOperationAdd("index.html", text.encode())]
-            if (card := self._card(title, self._readme(sha) if is_ours else None)) is not None:
+            if (card := self._card(title, readme)) is not None:
                 operations.append(CommitOperationAdd("README.md", str(card).encode()))
             return sha, operations
 
@@ -119,20 +124,18 @@ class ReportSpace:
                 self._link()
         return address
 
-    def _looked_at(self) -> tuple[str | None, bool]:
-        """The Space's last commit, if there is one, and whether a page of ours is there.
+    def _looked_at(self) -> tuple[str | None, str | None]:
+        """The Space's last commit, if there is one, and its README, if a page of ours is there.
 
         Raises:
-            `ValueError`: It is another one's, or readers of the dataset and of the page are not the same.
+            `ValueError`: It is another one's, its README cannot be read, or readers of the dataset and of the page are
+                not the same.
         """
         if not self.api.repo_exists(self.repo_id, repo_type="space"):
             self._check_readers(bool(self.private))
-            return None, False
+            return None, None
+        refuse_public(self.api, self.repo_id, self.private, "space")
         info = self.api.repo_info(self.repo_id, repo_type="space")
-        if self.private and not info.private:
-            raise ValueError(
-                f"{self.repo_id} is there and public. Make it private in its settings, or leave `private` out."
-            )
         files = [sibling.rfilename for sibling in info.siblings]
         is_page = info.sdk == "static" and {"index.html", "README.md"} <= set(files)
         is_ours = is_page and MADE.encode() in self._read("index.html", info.sha)
@@ -142,23 +145,33 @@ class ReportSpace:
         if not (is_ours or is_new):
             raise ValueError(f"{self.repo_id} is a Space with something else. Name a new one.")
         self._check_readers(info.private)
-        return info.sha, is_ours
+        return info.sha, self._readme(info.sha) if is_ours else None
 
     def _check_readers(self, is_private: bool) -> None:
         """Whoever can see the page can see the rows, and who reads the card that links it can open it."""
-        for name in filter(None, (self.dataset, self.shown)):
+        closed = {name: self._closed(name) for name in (*filter(None, [self.dataset]), *self.shown)}
+        for name, how in closed.items():
+            if how and not is_private:
+                raise ValueError(
+                    f"{name} is {how}, and the page shows its rows. Make the Space private, too: `private=True`."
+                )
+        if self.dataset is not None and is_private and not closed[self.dataset]:
+            raise ValueError(
+                f"{self.repo_id} is or will be private, so a reader of the card of {self.dataset} could not open it. "
+                "Leave out `dataset`, or let the Space be public."
+            )
+
+    def _closed(self, name: str) -> str | None:
+        """Why not everyone can read what is there; `None` where everyone can."""
+        try:
+            if name.startswith("buckets/"):
+                return "private" if self.api.bucket_info(name.removeprefix("buckets/")).private else None
             info = self.api.repo_info(name, repo_type="dataset")
-            is_open = not (info.private or info.gated)
-            if not is_open and not is_private:
-                raise ValueError(
-                    f"{name} is {'private' if info.private else 'gated'}, and the page shows its rows. Make the Space "
-                    "private, too: `private=True`."
-                )
-            if is_open and is_private and name == self.dataset:
-                raise ValueError(
-                    f"{self.repo_id} is or will be private, so a reader of the card of {name} could not open it. "
-                    "Leave out `dataset`, or let the Space be public."
-                )
+        except (BucketNotFoundError, RepositoryNotFoundError):
+            if name == self.dataset:
+                raise
+            return "private or gone"  # rows that were read there before; the Hub says the same of both
+        return "private" if info.private else "gated" if info.gated else None
 
     def _configuration(self, config_name: str | None) -> str:
         """The configuration whose section of the card gets the link."""
@@ -178,24 +191,29 @@ class ReportSpace:
 
     def _readme(self, revision: str) -> str:
         try:
-            return self._read("README.md", revision).decode("utf-8-sig")
+            text = self._read("README.md", revision).decode("utf-8-sig")
+            read_head(text)
         except UnicodeDecodeError as error:
             raise ValueError(f"README.md of {self.repo_id} is not UTF-8: {error}. Mend it there.") from error
+        except ValueError as error:
+            raise ValueError(f"{self.repo_id}: {error}. Mend it there.") from error
+        return text
 
     def _card(self, title: str, present: str | None) -> SpaceCard | None:
-        """The Space's README, where it changes: of one that people have edited, all stays but for the datasets."""
-        if present is None:
-            data = SpaceCardData(title=title[:100], sdk="static", tags=["diq", "data-selection"], emoji="🔎")
-            card = SpaceCard(f"---\n{data.to_yaml()}\n---\n# {title[:100]}\n{ABOUT}")
-        else:
-            card = SpaceCard(present)
+        """The Space's README, where it changes: of one that people have edited, all stays but for the datasets, and
+        for what the Hub needs and it lacks.
+        """
+        needed = {"title": title[:100], "sdk": "static", "emoji": "🔎"}
+        head = SpaceCardData(**needed, tags=["diq", "data-selection"]).to_yaml()
+        card = SpaceCard(f"---\n{head}\n---\n# {title[:100]}\n{ABOUT}" if present is None else present)
+        changes = {name: value for name, value in needed.items() if card.data.get(name) is None}
         known = card.data.get("datasets") or []
         known = [known] if isinstance(known, str) else known
         if self.dataset is not None and self.dataset not in known:
-            card.data.datasets = [*known, self.dataset]
-        elif present is not None:
-            return None
-        return card
+            changes["datasets"] = [*known, self.dataset]
+        for name, value in changes.items():
+            card.data[name] = value
+        return card if present is None or changes else None
 
     def _link(self) -> None:
         def prepare() -> tuple[str, list[CommitOperationAdd]]:

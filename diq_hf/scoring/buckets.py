@@ -83,7 +83,9 @@ class _Mirror:
 
     def bring(self) -> None:
         """What is in the bucket and not here. A file that is torn on the way is computed again, as any torn one."""
-        self.api.create_bucket(self.bucket, private=True, exist_ok=True)  # a stream's chunks hold its rows
+        self.api.create_bucket(self.bucket, private=True, exist_ok=True)
+        if not self.api.bucket_info(self.bucket).private:  # a stream's chunks hold its rows
+            raise ValueError(f"{self.bucket} is there and public. Make it private in its settings, or name another.")
         self.folder.mkdir(parents=True, exist_ok=True)
         # By size alone: what has a chunk's name has its content, and times are those of the copying.
         self.api.sync_bucket(self.address, str(self.folder), ignore_times=True, quiet=True)

@@ -229,6 +229,12 @@ def test_push(encoder_folder, tmp_path, monkeypatch):
         def __init__(self, token=None):
             sent["token"] = token
 
+        def get_full_repo_name(self, repo_id):
+            return f"me/{repo_id}"
+
+        def repo_exists(self, repo_id, repo_type):
+            return sent.setdefault("looked at", (repo_id, repo_type)) is None
+
         def create_repo(self, repo_id, private=None, exist_ok=False):
             sent.update(repo_id=repo_id, private=private)
             return type("Url", (), {"repo_id": f"me/{repo_id}"})
@@ -239,6 +245,7 @@ def test_push(encoder_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr("diq_hf.difficulty.classifier.HfApi", Api)
     assert classifier.push_to_hub("clf", private=True, token="hf_x") == "https://hub/commit"
+    assert sent["looked at"] == ("me/clf", "model")
     assert sent["uploaded"] == "me/clf" and sent["private"] and sent["token"] == "hf_x"
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(sent["files"])
 

@@ -13,7 +13,8 @@ from conftest import SUPPORT
 
 SESSION = SUPPORT / "hub_session.py"
 ROOMS = [
-    SUPPORT / f"hub_{name}.py" for name in ("pushes", "faults", "tampering", "spaces", "jobs", "readers", "commands")
+    SUPPORT / f"hub_{name}.py"
+    for name in ("pushes", "faults", "tampering", "spaces", "privacy", "jobs", "readers", "commands")
 ]
 CASES = [name for room in ROOMS for name in re.findall(r"^def (case_\w+)", room.read_text(), flags=re.MULTILINE)]
 

@@ -201,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.batch(key(kind, owner, name.removesuffix(".git")), json.loads(self.body))
             case [("datasets" | "spaces") as kind, owner, name, "resolve", revision, *path]:
                 return self.resolve(key(kind, owner, name), revision, "/".join(path))
-            case ["api", ("datasets" | "spaces") as kind, owner, name, *what]:
+            case ["api", ("datasets" | "spaces" | "models") as kind, owner, name, *what]:
                 return self.of_repo(key(kind, owner, name), what)
         raise Refused(404, f"Nothing at {self.path}", "EntryNotFound" if "resolve" in parts else "")
 

@@ -13,6 +13,7 @@ from unittest import SkipTest
 import hub_commands
 import hub_faults
 import hub_jobs
+import hub_privacy
 import hub_pushes
 import hub_readers
 import hub_spaces
@@ -25,7 +26,7 @@ from diq_hf.publishing import publication
 
 
 # The last one looks at what all have published.
-ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_jobs, hub_readers, hub_commands)
+ROOMS = (hub_pushes, hub_faults, hub_tampering, hub_spaces, hub_privacy, hub_jobs, hub_readers, hub_commands)
 
 
 def no_figures(*_) -> list[Path]:

@@ -27,6 +27,10 @@ class Buckets:
             return 404, {"error": "Bucket not found"}, {"X-Error-Code": "RepoNotFound"}
         files = self.files[name]
         match what:
+            case []:
+                known = {"id": name, "private": self.private.get(name, True), "createdAt": "2026-01-01T00:00:00.000Z"}
+                size = sum(entry["size"] for entry in files.values())
+                return 200, known | {"size": size, "totalFiles": len(files)}, {}
             case ["xet-write-token" | "xet-read-token"]:
                 return 200, {"casUrl": f"local://{self.store}", "accessToken": "x", "exp": int(time.time()) + 3600}, {}
             case ["batch"]:
