@@ -5,13 +5,14 @@ again while the job runs, and when it ends.
 """
 
 import contextlib
-import os
+import platform
 import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import config
 from huggingface_hub import HfApi
 from transformers.utils import logging
@@ -47,7 +48,8 @@ def chunk_folder(cache_dir: str | Path | None, device: Any = None, state: Any = 
         return
     mirror = _Mirror(str(cache_dir))
     state = launched_state(device) if state is None else state
-    if state is not None and state.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes)):
+    # Each launcher says in a variable of its own, or in none as `srun`, how many processes a machine has.
+    if state is not None and len(set(gather_object([platform.node()]))) > 1:
         raise ValueError("Several machines share no copy of a bucket. Give `cache_dir` a folder that all of them see.")
     is_first = state is None or state.is_main_process
     if is_first:
@@ -79,7 +81,7 @@ class _Mirror:
         self.address = f"hf://buckets/{self.bucket}/{self.prefix}".rstrip("/")
         self.folder = Path(config.HF_DATASETS_CACHE) / "diq_hf" / "buckets" / self.bucket / self.prefix
         self.api = HfApi(library_name="diq_hf", library_version=__version__)
-        self.sent: set[str] = set()
+        self.sent: dict[str, tuple[int, int]] = {}  # by name, which file the bucket has or had
 
     def bring(self) -> None:
         """What is in the bucket and not here. A file that is torn on the way is computed again, as any torn one."""
@@ -89,7 +91,7 @@ class _Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         # By size alone: what has a chunk's name has its content, and times are those of the copying.
         self.api.sync_bucket(self.address, str(self.folder), ignore_times=True, quiet=True)
-        self.sent |= self._names()
+        self.sent |= self._files()
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[None]:
@@ -121,23 +123,35 @@ class _Mirror:
             logger.warning(f"{self.address} could not be made to follow what is finished here: {error}")
 
     def send(self) -> None:
-        """What is finished here and not yet in the bucket."""
-        names = self._names()
+        """What is finished here and not yet in the bucket, or there as it was before it was computed again."""
+        files = self._files()
+        if again := [name for name, file in files.items() if self.sent.get(name, file) != file]:
+            added = [(str(self.folder / name), self._in_bucket(name)) for name in again]
+            self.api.batch_bucket_files(self.bucket, add=added)  # whatever its size, which a damaged chunk may have
         self.api.sync_bucket(
             str(self.folder), self.address, exclude=[f"*{UNFINISHED}*"], ignore_times=True, quiet=True
         )
-        self.sent |= names
+        self.sent |= files
 
     def remove_gone(self) -> None:
         """Takes out of the bucket what is here no more: alone what this job knows of, for others may use it, too."""
-        if gone := {f"{self.prefix}/{name}".lstrip("/") for name in self.sent - self._names()}:
+        if gone := {self._in_bucket(name) for name in self.sent.keys() - self._files()}:
             there = {file.path for file in self.api.list_bucket_tree(self.bucket, self.prefix or None, recursive=True)}
             if gone & there:
                 self.api.batch_bucket_files(self.bucket, delete=sorted(gone & there))
 
-    def _names(self) -> set[str]:
-        names = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
-        return {name for name in names if UNFINISHED not in name}
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """What is finished here: by name, which file it is, for whatever takes its place is another."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if UNFINISHED not in name and path.is_file():
+                stat = path.stat()
+                found[name] = stat.st_ino, stat.st_mtime_ns
+        return found
+
+    def _in_bucket(self, name: str) -> str:
+        return f"{self.prefix}/{name}".lstrip("/")
 
     @staticmethod
     def _end(thread: threading.Thread, ended: threading.Event) -> None:

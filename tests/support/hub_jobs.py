@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import chat, make_model, make_tokenizer
 from datasets import Dataset, config
-from hub_kit import HUB, TOKEN, refusal
+from hub_kit import HUB, ME, TOKEN, refusal
 from huggingface_hub.utils import disable_progress_bars
 from typer.testing import CliRunner
 
@@ -91,6 +91,21 @@ def case_of_a_stream_in_a_bucket():
         assert len(calls) == 3 and [path for path in held if path.endswith(".parquet")] == ["other.parquet"]
     finally:
         buckets.EVERY = 30.0
+
+
+def case_of_a_chunk_that_is_damaged_in_the_bucket():
+    """It is computed again once: what takes its place here does so there, though it is of equal size."""
+    expected = score("hf://buckets/me/damaged/job")
+    name = next(path for path in sorted(HUB.buckets.files["me/damaged"]) if path.endswith("16.safetensors"))
+    whole = (COPIES / "me/damaged" / name).read_bytes()
+    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+    ME.batch_bucket_files("me/damaged", add=[(damaged, name)])
+    before = HUB.buckets.files["me/damaged"][name]["xetHash"]
+    for computed in (1, 0):
+        shutil.rmtree(COPIES)
+        assert score("hf://buckets/me/damaged/job", calls=(calls := [])) == expected and len(calls) == computed
+    assert HUB.buckets.files["me/damaged"][name]["xetHash"] != before
+    assert (COPIES / "me/damaged" / name).read_bytes() == whole
 
 
 def case_of_a_bucket_that_is_away():
