@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset, Image
+from datasets import Dataset, Image, IterableDataset
 
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
@@ -181,6 +181,15 @@ def test_validation_rows_in_their_own_format(tokenizer):
     assert np.array_equal(encoder(CHAT).labels, RowEncoder(tokenizer)(CHAT).labels)
     with pytest.raises(RowError, match="no column 'prompt'"):
         encoder({"answer": "No."})
+
+
+def test_a_stream_without_rows():
+    """Which columns it has cannot be seen, which is not to say that it has others."""
+    template = column_template("question-answer")
+    with pytest.raises(ValueError, match=r"The stream has no rows, so no columns either. Look at what it reads"):
+        template.apply(IterableDataset.from_generator(lambda: iter(())))
+    rows = Dataset.from_list([{"question": USER, "answer": "No."}]).to_iterable_dataset()
+    assert list(template.apply(rows.filter(lambda row: False))) == []  # its columns are known
 
 
 def test_other_formats_give_way():
