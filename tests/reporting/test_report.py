@@ -145,11 +145,34 @@ def test_lengths_that_are_not_known(scored, tmp_path):
 
 def test_first_and_last_rows_of_a_quadrant(tmp_path):
     n = 24  # all at the difficulty threshold, so half are Q1 and half Q3; the last is the most influential
-    scored = Dataset.from_dict({"text": ["row"] * n, "difficulty": [1.0] * n, "influence": range(n)})
-    page = Page(write_report(scored.cast_column("influence", Value("float32")), tmp_path / "report.html"))
+    texts = [f"row {i}" for i in range(n)]
+    scored = Dataset.from_dict({"text": texts, "difficulty": [1.0] * n, "influence": range(n)})
+    scored = scored.cast_column("influence", Value("float32"))
+    page = Page(write_report(scored, tmp_path / "report.html", order="influence"))
     q1, q3 = (page.source.split(f'<h3><b class="{name}">')[1].split("<h3>")[0] for name in ("Q1", "Q3"))
     shown = [list(map(int, re.findall(r"<span>row (\d+) ·", part))) for part in (q1, q3)]
     assert shown == [[23, 22, 21, 20, 19, 16, 15, 14, 13, 12], [11, 10, 9, 8, 7, 4, 3, 2, 1, 0]]
+
+
+def test_rows_of_a_quadrant_in_the_order_they_were_drawn(tmp_path):
+    """Inside a quadrant `select_subset` draws by default: the page lists rows by their ranks, not by influence."""
+    n = 80
+    influence = np.linspace(1, 2, n)
+    influence[n // 2 :] = 0.5
+    texts = [f"{i} " * 9 for i in range(n)]
+    texts[39] = texts[38]  # the largest influence of Q1, and whichever of the two comes later is passed over
+    rows = Dataset.from_dict({"text": texts, "difficulty": np.ones(n), "influence": influence})
+    for order in ("random", "influence"):
+        _, pool = select_subset(rows, num_rows=45, order=order, return_pool=True)
+        page = Page(write_report(pool, tmp_path / f"{order}.html"))
+        listed = page.source.split("<h2>First and last rows")[1].split("<h2>")[0]
+        cards = [(int(rank), int(row)) for rank, row in re.findall(r"Q1 #(\d+)</b>\s*<span>row (\d+) ", listed)]
+        ranked = sorted((rank, row) for row, rank in enumerate(pool["diq_rank"][:40]) if rank is not None)
+        assert len(ranked) == 39 and cards == ranked[:5] + ranked[-5:]
+        by_influence = sorted(ranked, key=lambda one: -influence[one[1]])
+        assert (ranked == by_influence) == (order == "influence")
+        assert [row["rank"] for row in page.rows if row["rank"]] == list(range(1, len(pool)))
+        assert "By diq_rank (the order in which DIQ takes them)" in page.text.replace(" )", ")")
 
 
 def test_rows_are_only_text(scored, tmp_path):
