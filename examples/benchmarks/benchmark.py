@@ -186,7 +186,7 @@ class Report:
         self.rounds: list[dict] = []
         self.versions: dict[str, str] = {}
         self.peer_versions: dict[str, dict[str, str]] = {}
-        self.peak_flops: float | None = None
+        self.peak: dict = {}  # what measuring the machine's has given
 
     def add(self, method: str, found: dict) -> None:
         self.rounds[-1][method] = found
@@ -203,8 +203,9 @@ class Report:
             "versions": self.versions,
             "peer_versions": self.peer_versions,
             "operations": self.work,
-            "peak_flops": self.peak_flops,
-            "methods": summarize(self.rounds, rows, tokens, self.work, self.peak_flops),
+            "peak_flops": self.peak.get("flops"),
+            "peak_error": self.peak.get("error"),
+            "methods": summarize(self.rounds, rows, tokens, self.work, self.peak.get("flops")),
             "scoring_over_three_epochs": against_training(self.rounds),
             "rounds": self.rounds,
         }
@@ -255,7 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
             "peer_precision": options.peer_precision,
             "sft_best": options.sft_best or sft_settings(options.device, dtype),
         }
-        report.peak_flops = run("matmul", job, Path(scratch), sys.executable, options.timeout).get("flops")
+        report.peak = run("matmul", job, Path(scratch), sys.executable, options.timeout)
+        if "error" in report.peak:
+            print(f"The machine's peak could not be measured: {report.peak['error']}", flush=True)
         for turn in range(options.repeats):
             report.rounds.append({})
             for method in options.methods:
@@ -269,8 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
                 if (others := max(found.get("cores_busy_elsewhere", {"": 0}).values())) > 0.2:
                     print(f"  Not alone: other processes kept {others:.1f} cores busy meanwhile.", flush=True)
     print(f"\n{(options.output / 'results.md').read_text()}")
-    if any("error" in line for line in written["methods"].values()):
-        sys.exit("Some methods failed; see above.")
+    if "error" in report.peak or any("error" in line for line in written["methods"].values()):
+        sys.exit("Some methods, or the measurement of the peak, failed; see above.")
 
 
 if __name__ == "__main__":

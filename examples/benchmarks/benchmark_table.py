@@ -169,6 +169,8 @@ def markdown(report: dict) -> str:
         "Tokens are real ones, without padding; Spearman, top 10 % and the largest error (of the largest score) are "
         "against fp32 row-by-row autograd.",
     ]
+    if error := report.get("peak_error"):  # reports of the first versions have no such key
+        text += [f"Of peak: not known, for the machine's could not be measured ({cell(error[:200])})."]
     if peak:
         text += [
             f"Of peak: operations a second over the {peak / 1e12:.4g} TFLOP/s of a large {about['dtype']} matrix "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import numpy as np
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_the_command_of_make_gpu_on_a_cpu(commands, model_folder, pool, validati
     command += ["--methods", *CHOSEN, "--peers", tmp_path / "peers"]
     result = subprocess.run(command, capture_output=True, text=True)
     # One that fails is told, and costs the others nothing.
-    assert result.returncode == 1 and "Some methods failed" in result.stderr, result.stderr + result.stdout
+    assert result.returncode == 1 and "Some methods, or" in result.stderr, result.stderr + result.stdout
     report = json.loads((tmp_path / "out/results.json").read_text())
     lines = report["methods"]
     assert list(lines) == CHOSEN
@@ -101,6 +102,20 @@ def test_a_peer_without_its_environment(capsys, tmp_path):
     with pytest.raises(SystemExit):
         parse(["--methods", "diq", "dattri_tokens", "--peers", str(tmp_path)])
     assert "`peer_env.sh dattri FOLDER/dattri` makes it" in capsys.readouterr().err
+
+
+def test_a_peak_that_cannot_be_measured(model_folder, pool, validation, tmp_path, monkeypatch, capsys):
+    """Table and log say why the column is empty, and the exit status that something failed."""
+    forward = {"seconds": {"pool": 1.0}, "baseline_bytes": 1, "peak_bytes_after": {"pool": 1}, "settings": "none"}
+    found = {"matmul": {"error": "OutOfMemoryError: no | room"}, "forward": forward}
+    monkeypatch.setattr(benchmark, "run", lambda method, *_: found[method])
+    with pytest.raises(SystemExit, match="the measurement of the peak, failed"):
+        benchmark.main([*tiny(model_folder, pool, validation, tmp_path), "--methods", "forward"])
+    told = capsys.readouterr().out
+    assert "The machine's peak could not be measured: OutOfMemoryError: no | room" in told
+    table = (tmp_path / "out/results.md").read_text()
+    assert "Of peak: not known, for the machine's could not be measured (OutOfMemoryError: no / room)." in table
+    assert "Of peak: operations" not in table and table in told
 
 
 def test_a_method_that_takes_too_long(tmp_path):
