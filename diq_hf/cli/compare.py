@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .inputs import load_rows, split_of
+from .inputs import load_rows, source_of
 from .options import HubToken, Private, PushToSpace, Split, command_line, token_of
 from .reading import AS_IT_IS, Reading
 
@@ -105,8 +105,6 @@ def compare(
         raise ValueError(f"{training} has 'lora', and `full_finetuning=True` has none. Leave one of them out.")
     from ..comparison.compare import compare
     from ..comparison.page import markdown_table
-    from ..names import public_name
-    from ..recipe import Source
 
     rows = {
         "pool": reading.rows(pool),
@@ -135,10 +133,7 @@ def compare(
         finished_only=finished_only,
         sources={
             "pool": reading.source(pool, rows["pool"]),
-            **{
-                name: Source(**public_name(given), split=split_of(rows[name]), rows=len(rows[name]))
-                for name, given in names.items()
-            },
+            **{name: source_of(given, rows[name]) for name, given in names.items()},
         },
         commands=(command_line(context),),
     )

@@ -103,9 +103,25 @@ def repository_of(name: str) -> str | None:
     return name if is_repo_id(name) and not Path(name).exists() else None
 
 
-def split_of(rows: Any) -> str:
-    """The split that was read, as a recipe records it."""
-    return str(rows.split or "train")
+def source_of(name: str, rows: Any, config: str | None = None, revision: str | None = None) -> Any:
+    """Where rows are from, as a recipe records it: a [`~diq_hf.recipe.Source`].
+
+    Args:
+        name (`str`):
+            What the command line calls them; of files in a dataset repository, the repository is recorded.
+        rows ([`~datasets.Dataset`] or [`~diq_hf.scoring.shards.ScoredStream`]):
+            The rows.
+        config (`str`, *optional*):
+            Their configuration.
+        revision (`str`, *optional*):
+            Their revision.
+    """
+    from ..names import public_name
+    from ..recipe import Source
+
+    place = repository_of(name)
+    named = public_name(name if place is None or place.startswith("buckets/") else place)
+    return Source(**named, split=str(rows.split or "train"), rows=len(rows), config=config, revision=revision)
 
 
 def _is_saved(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .inputs import load_rows, split_of
+from .inputs import load_rows, source_of
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,7 @@ class Reading:
 
     def source(self, dataset: str, rows: Any) -> Any:
         """The [`~diq_hf.recipe.Source`] of rows that were loaded."""
-        from ..names import public_name
-        from ..recipe import Source
-
-        place = {"config": self.name, "revision": self.dataset_revision}
-        return Source(**public_name(dataset), split=split_of(rows), rows=len(rows), **place)
+        return source_of(dataset, rows, self.name, self.dataset_revision)
 
     def recorded(self, recipe: Any) -> Any:
         """A recipe that also says which template made the rows."""

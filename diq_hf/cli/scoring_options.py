@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .inputs import load_rows, split_of
+from .inputs import load_rows, source_of
 from .leaks import warn_of_leaks
 from .options import DatasetRevision, Name, OverwriteColumns, Split, TextField, command_line, or_none
 from .outputs import is_first_process
@@ -164,18 +164,10 @@ class ScoringOptions:
         validation_rows: Any,
     ) -> Any:
         """The scorer's recipe with where its rows are from, by the command that is running."""
-        from ..names import public_name
-        from ..recipe import Source
-
         recipe = replace(
             scorer.recipe(),
             pool=reading.source(pool, rows),
-            validation_source=Source(
-                **public_name(validation),
-                split=split_of(validation_rows),
-                config=self.validation_name,
-                revision=self.validation_revision,
-            ),
+            validation_source=source_of(validation, validation_rows, self.validation_name, self.validation_revision),
             commands=(command_line(context),),
         )
         return reading.recorded(recipe)

@@ -1,9 +1,7 @@
 """`compare`: is it worth it? Equal budgets, equal steps, and intervals, on one's own rows."""
 
-import importlib.metadata
 import importlib.util
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,6 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from filelock import FileLock
 
-from .. import __version__
 from ..digest import digest, model_digest, tokenizer_digest
 from ..files import replacing
 from ..names import public_name
@@ -22,7 +19,7 @@ from ..recipe import ModelFacts, Source
 from ..rows.encoded import rows_digest
 from ..rows.formats import RowEncoder
 from ..rows.validation import validation_groups
-from ..scoring.recipe import LIBRARIES
+from ..scoring.recipe import versions
 from ..selection.leakage import find_leaks
 from ..selection.settings import MAX_SIMILARITY
 from .heldout import HeldOut, plain_texts
@@ -198,11 +195,7 @@ def compare(
         model=ModelFacts(**public_name(model), digest=weights),
         sources=sources,
         commands=tuple(commands) or None,
-        versions={
-            "diq_hf": __version__,
-            "python": platform.python_version(),
-            **{library: importlib.metadata.version(library) for library in LIBRARIES},
-        },
+        versions=versions(),
         warnings=tuple(warnings),
         quick=quick,
     )

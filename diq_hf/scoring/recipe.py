@@ -181,9 +181,11 @@ def scorer_recipe(scorer: Any, name: str | None) -> Recipe:
         ),
         selection=scorer.selection,
         cost=scorer.meter.cost(scorer.engine.device.type),
-        versions={
-            "diq_hf": __version__,
-            "python": platform.python_version(),
-            **{library: importlib.metadata.version(library) for library in LIBRARIES},
-        },
+        versions=versions(),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the scores, as a recipe records it."""
+    libraries = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    return {"diq_hf": __version__, "python": platform.python_version(), **libraries}

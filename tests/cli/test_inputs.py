@@ -11,7 +11,7 @@ from commands import run, save_scored
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from small_disk import run_on_small_disk
 
-from diq_hf.cli.inputs import load_rows, split_of
+from diq_hf.cli.inputs import load_rows, repository_of, source_of
 
 
 ROWS = [{"prompt": f"Is {i} even?", "completion": "yes, it is" if i % 2 == 0 else "no: it's odd"} for i in range(5)]
@@ -47,7 +47,7 @@ def write(path, content):
 def test_files(name, tmp_path):
     write(tmp_path / "decoy.jsonl", '{"other": 1}')
     rows = load_rows(write(tmp_path / name, FILES[name]))
-    assert rows.to_list() == ROWS and split_of(rows) == "train"
+    assert rows.to_list() == ROWS and source_of("x", rows).split == "train"
 
 
 def test_files_of_arrow_and_text(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_patterns_and_folders(tmp_path):
 def test_splits(tmp_path):
     path = write(tmp_path / "a.jsonl", LINES)
     first = load_rows(path, "train[:2]")
-    assert first.to_list() == ROWS[:2] and split_of(first) == "train[:2]"
+    assert first.to_list() == ROWS[:2] and source_of("x", first).split == "train[:2]"
     rows = Dataset.from_list(ROWS)
     rows.save_to_disk(tmp_path / "one")
     DatasetDict(test=rows.select([0])).save_to_disk(tmp_path / "only")
@@ -242,6 +242,27 @@ def test_a_saved_dataset_knows_its_split(tmp_path):
     path = write(tmp_path / "splits" / "test.jsonl", LINES)
     rows = load_rows(os.path.dirname(path), "test")
     rows.save_to_disk(tmp_path / "saved")
-    assert split_of(load_rows(str(tmp_path / "saved"), "test")) == "test"
+    assert source_of("x", load_rows(str(tmp_path / "saved"), "test")).split == "test"
     concatenate_datasets([rows, rows]).save_to_disk(tmp_path / "both")
-    assert split_of(load_rows(str(tmp_path / "both"))) in ("test", "train")
+    assert source_of("x", load_rows(str(tmp_path / "both"))).split in ("test", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "recorded", "on_hub"),
+    [
+        ("me/rows", "me/rows", "me/rows", True),
+        ("hf://datasets/me/rows/en/a.jsonl", "me/rows", "me/rows", True),
+        ("hf://datasets/me/rows@main/a.jsonl", "me/rows", "me/rows", True),
+        ("https://huggingface.co/datasets/me/rows/resolve/main/a.jsonl", "me/rows", "me/rows", True),
+        ("hf://buckets/me/rows/a.jsonl", "buckets/me/rows", "a.jsonl", False),
+        ("https://example.com/datasets/me/rows/a.jsonl", None, "a.jsonl", False),
+        ("./rows/a.jsonl", None, "a.jsonl", False),
+    ],
+)
+def test_where_rows_are_from(name, place, recorded, on_hub, monkeypatch):
+    """Files of a dataset repository are rows of it, for whoever asks who may read them; a bucket's name stays here."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
+    assert repository_of(name) == place
+    source = source_of(name, Dataset.from_list(ROWS), "c", "r")
+    assert (source.name, source.on_hub, source.split, source.rows) == (recorded, on_hub, "train", len(ROWS))
+    assert (source.config, source.revision) == ("c", "r")
