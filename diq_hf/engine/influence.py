@@ -127,12 +127,6 @@ class InfluenceEngine(Passes):
             losses = self._means(batch, run)
             self.probes.check()
             found = losses.detach().cpu().double().numpy()
-            for i, loss in zip(indices, found, strict=False):
-                if not math.isfinite(loss):
-                    raise NonFiniteLossError(
-                        f"Validation row {mine[i]} has a loss of {loss}. Check the row and the model's dtype (fp16 "
-                        "overflows where bf16 and fp32 do not)."
-                    )
             if weights is not None and indices:
                 losses = losses * losses.new_tensor([weights[mine[i]] for i in indices])
             torn = torn or bool(indices)  # until it is whole: some modules have added their part, and others not
@@ -143,10 +137,10 @@ class InfluenceEngine(Passes):
 
         with scoring_mode(self.model), self.packing.applied(), self.probes.reading(readers):
             while True:
-                total = 0.0
+                loss = np.zeros(len(rows))
                 try:
-                    for _, losses in self._run(own, gradients, report):
-                        total += float(losses.sum())
+                    for indices, losses in self._run(own, gradients, report):
+                        loss[[mine[i] for i in indices]] = losses
                     break
                 # Memory ran out in the midst of a backward pass, of this process or of another that adds to the same
                 # sums: from the start, in the smaller batches.
@@ -155,6 +149,13 @@ class InfluenceEngine(Passes):
                     for tensor in sums.values():
                         tensor.zero_()
                     report(-reported)
+        # After all passes, by all processes: one that left a pass would keep the others waiting in it.
+        loss = self.lockstep.joined(mine, loss)
+        if len(wrong := np.flatnonzero(~np.isfinite(loss))):
+            raise NonFiniteLossError(
+                f"Validation row {wrong[0]} has a loss of {loss[wrong[0]]}. Check the row and the model's dtype (fp16 "
+                "overflows where bf16 and fp32 do not)."
+            )
         tensors, seen = {}, set()
         for name, tensor in sums.items():
             # A weight that two modules share has one sum, which both take their shares of; files want two.
@@ -165,7 +166,7 @@ class InfluenceEngine(Passes):
                 self.lockstep.sum(tensor)
             tensors[f"{name}.weight"] = tensor.div_(len(rows))
             seen.add(id(tensor))
-        return Direction(tensors, len(rows), self.lockstep.total(total) / len(rows))
+        return Direction(tensors, len(rows), float(loss.mean()))
 
     def gradient_of(self, loss: Callable[[], torch.Tensor], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradient with respect to φ, by name, of a loss that is made by calling the model on some tokens.

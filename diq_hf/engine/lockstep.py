@@ -106,17 +106,16 @@ class Lockstep:
                 except Exception as error:
                     if not should_reduce_batch_size(error):
                         raise
-                    longest = len(rows[batch[0]]) if batch else 1
-                    if len(batch) <= 1:
+                    # A pass over no row has been brought to its end since, which is all that the others need of it.
+                    if len(batch) > 1:
+                        budget.max_tokens = max(len(rows[batch[0]]), budget.size(batch, rows) // 2)
+                    elif batch:
                         if relief is None or not relief(False):
-                            name = batch[0] if batch else "(of none)"
                             raise RuntimeError(
-                                f"Row {name} with its {longest} tokens does not fit into memory alone. "
-                                "Lower `max_length`, or use a smaller dtype or a larger device."
+                                f"Row {batch[0]} with its {len(rows[batch[0]])} tokens does not fit into memory "
+                                "alone. Lower `max_length`, or use a smaller dtype or a larger device."
                             ) from error
                         wanted = True
-                    else:
-                        budget.max_tokens = max(longest, budget.size(batch, rows) // 2)
                 else:
                     if batch:
                         waiting, done = waiting[len(batch) :], len(batch)
@@ -145,26 +144,36 @@ class Lockstep:
                     )
                     raise self._told from error
             elif self.size > 1:
-                traceback.clear_frames(error.__traceback__)  # which hold the failed batch's tensors
-                gc.collect()
-                self.sharding.settle()
-                self.gathering.begin(again=True)
-                function([])
+                self._bring_to_end(function, error)
             raise
+
+    def _bring_to_end(self, function: Callable[[list[int]], Result], error: Exception) -> None:
+        """Lets the others' pass come to its end where this process's failed.
+
+        Raises:
+            `Exception`: It cannot. The others, in the midst of the pass, hear of nothing, and end with this process.
+        """
+        traceback.clear_frames(error.__traceback__)  # which hold the failed batch's tensors
+        gc.collect()
+        self.sharding.settle()
+        self.gathering.begin(again=True)
+        try:
+            function([])
+        except Exception as again:
+            self._told = error
+            if should_reduce_batch_size(error):
+                self._told = RuntimeError(
+                    "Memory ran out in the midst of a pass, and did so again without any row of this process: there "
+                    "is no room for the weights of a layer beside what else is there. Use a smaller dtype, more "
+                    "devices or larger ones."
+                )
+            raise self._told from again
 
     def sum(self, *tensors: torch.Tensor) -> None:
         """Adds up what each process has, in place."""
         if self.size > 1:
             for tensor in tensors:
                 distributed.all_reduce(tensor, group=self.group)
-
-    def total(self, number: float) -> float:
-        """The sum of what each process has."""
-        if self.size == 1:
-            return number
-        whole = torch.tensor([number], dtype=torch.float64, device=self.device)
-        self.sum(whole)
-        return whole.item()
 
     def joined(self, mine: Sequence[int], values: np.ndarray) -> np.ndarray:
         """Rows that each process has its own part of, whole on all of them."""

@@ -1,6 +1,7 @@
 """What one process runs into while it shares a model with another: neither waits for the other for ever."""
 
 import json
+import re
 
 import pytest
 from oracle import relative_error
@@ -48,6 +49,27 @@ def test_fsdp_error_of_one_ends_both(place, way, found):
 def test_fsdp_error_between_passes(found):
     assert found[1]["before"] == "OSError: no such shard of rows"
     assert found[0]["before"].endswith("OSError: no such shard of rows")
+
+
+def test_fsdp_loss_that_is_no_number_on_one(found):
+    """Both say the same of the row, by its place among all of them."""
+    first, second = (rank["nan"] for rank in found)
+    assert first == second and re.fullmatch(
+        r"NonFiniteLossError: Validation row \d has a loss of nan. Check the row.*", first
+    )
+
+
+def test_fsdp_memory_that_runs_out_without_a_row(found):
+    """The other's row is scored all the same."""
+    for rank in found:
+        assert relative_error(rank["idle"][0], rank["expected"][0]) < 1e-6
+
+
+def test_fsdp_memory_that_is_nowhere_to_be_had(tmp_path):
+    """A pass that cannot be brought to its end ends that process, and so the launcher the others: none waits."""
+    result = launched("fsdp_faults.py", tmp_path, "exhausted", timeout=200)
+    assert result.returncode != 0
+    assert "RuntimeError: Memory ran out in the midst of a pass, and did so again without any row" in result.stderr
 
 
 def test_fsdp_gradient_begins_anew(found):

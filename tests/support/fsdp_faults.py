@@ -41,6 +41,18 @@ class Failing:
             raise self.error
 
 
+class Poisoned:
+    """Gives no numbers in a module's forward pass, at one of its turns."""
+
+    def __init__(self, module, turn):
+        self.turns = -turn
+        self.handle = module.register_forward_hook(self.see)
+
+    def see(self, module, args, output):
+        self.turns += 1
+        return output * float("nan") if self.turns == 1 else output
+
+
 OUT = "CUDA out of memory. (as an accelerator would say)"
 
 
@@ -88,6 +100,18 @@ def main(adapter: bool) -> dict:
     engine.budget.max_tokens = 10_000
     found["one"] = engine.score(ROWS[:1], direction)[0].tolist()
     found["none"] = engine.score([], direction)[0].tolist()
+    # Memory that runs out where there is no row, and no more can be done about it.
+    engine.recomputing.wanted = True
+    failing = Failing(places["last"], RuntimeError(OUT), [0]) if rank == 1 else None
+    found["idle"] = outcome(engine.score, ROWS[:1], direction)
+    if failing:
+        failing.handle.remove()
+        assert failing.turn == 2
+    engine.recomputing.wanted = False
+    poisoned = Poisoned(places["norm"], 0) if rank == 1 else None
+    found["nan"] = outcome(lambda: engine.validation_gradient(VALIDATION))
+    if poisoned:
+        poisoned.handle.remove()
     rows = list(VALIDATION)
 
     def prepared():
@@ -110,6 +134,15 @@ def main(adapter: bool) -> dict:
     return found
 
 
+def exhausted() -> None:
+    """Memory runs out on one process, and again in what brings the others' pass to its end."""
+    engine = InfluenceEngine(a_model(False), max_tokens_per_batch=80)
+    direction = engine.validation_gradient(VALIDATION)
+    if distributed.get_rank() == 1:
+        Failing(engine.model.model.layers[0].mlp, RuntimeError(OUT), [1, 2, 3])
+    engine.score(ROWS, direction)
+
+
 def a_model(adapter):
     torch.manual_seed(0)
     model = make_model()
@@ -119,6 +152,8 @@ def a_model(adapter):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.init_process_group("gloo")
+    if sys.argv[2:] == ["exhausted"]:
+        exhausted()
     found = {kind: main(kind == "lora") for kind in ("lora", "full")}
     (folder / f"rank-{distributed.get_rank()}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
