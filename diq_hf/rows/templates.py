@@ -243,7 +243,8 @@ def _value(row: Mapping, field: str) -> str:
         text = str(value)
     else:
         raise RowError(
-            f"its {shown} holds {_kind(value)}, and a template takes text or numbers.{_inside(value, name)}"
+            f"its {shown} holds {_kind(value)}, and a template takes text or numbers."
+            f"{_inside(value, field.removesuffix('?'))}"
         )
     if not text.strip() and not field.endswith("?"):
         found = "empty" if isinstance(value, str) else "null"
