@@ -10,7 +10,7 @@ import numpy as np
 
 from .encoded import IGNORE_INDEX, RowError
 from .formats import RowEncoder
-from .messages import readable, speaker
+from .messages import readable
 
 
 # Of so many bytes at most a character consists, and each may be a token.
@@ -142,7 +142,7 @@ class Overview:
         lengths, trained, cut, roles, problems = [], [], 0, Counter(), {}
         for row in seen:
             if row.problem is not None:
-                problems.setdefault(re.sub(r"\d+", "…", row.problem), []).append(row.index)
+                problems.setdefault(re.sub(r"(?<![\[\w])\d+", "…", row.problem), []).append(row.index)
                 continue
             lengths.append(row.num_tokens)
             trained.append(row.num_trained)
@@ -165,7 +165,7 @@ def _roles(row: Mapping, encoder: RowEncoder) -> tuple[str, ...]:
     else:
         parts = [row.get("messages") or []]
     said = tuple(
-        speaker(message) or str(message.get("role"))
+        str(message.get("role"))
         for part in parts
         if isinstance(part, list)
         for message in part
