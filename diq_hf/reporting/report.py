@@ -106,6 +106,8 @@ def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> d
     """Everything the page says."""
     difficulty, influence = score_columns(scored, (rule.difficulty_column, rule.influence_column)).values()
     codes, order = rule.codes(difficulty, influence), rule.order(difficulty, influence)
+    ranks = np.nan_to_num(raw_columns(scored, ["diq_rank"])["diq_rank"]).astype(int)
+    order = order[np.argsort(np.where(ranks > 0, ranks, len(scored) + 1)[order], kind="stable")]
     reasons, duplicate_of = raw_columns(scored, ("diq_reason", "diq_duplicate_of")).values()
     is_selected = reasons == REASONS.index("selected")
     selected = order[is_selected[order]]
@@ -115,8 +117,6 @@ def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> d
         unit, lengths = "tokens", score_columns(scored, ["num_tokens"])["num_tokens"]
     else:
         unit, lengths = "characters", np.array([sum(map(len, texts.text(row))) for row in texts.rows], dtype=float)
-
-    ranks = np.nan_to_num(raw_columns(scored, ["diq_rank"])["diq_rank"]).astype(int)
 
     def describe(positions: Sequence[int]) -> list[dict]:
         return [
@@ -142,13 +142,14 @@ def _facts(scored: Any, rule: QuadrantRule, text_field: str, max_rows: int) -> d
 
     quadrants = []
     for code, name in enumerate(QUADRANTS):
-        ranked = order[codes[order] == code]
+        inside = order[codes[order] == code]
+        ranked = inside[ranks[inside] > 0] if ranks[inside].any() else inside
         quadrants.append(
             summary(name, codes == code)
             | {
                 "meaning": NAMES[name],
-                "highest": describe(ranked[:EXAMPLES]),
-                "lowest": describe(ranked[max(EXAMPLES, len(ranked) - EXAMPLES) :]),
+                "first": describe(ranked[:EXAMPLES]),
+                "last": describe(ranked[max(EXAMPLES, len(ranked) - EXAMPLES) :]),
             }
         )
     unscored = np.flatnonzero(codes < 0)

@@ -129,7 +129,7 @@ class ColumnTemplate:
 
         Raises:
             [`RowError`]: A row cannot be read; the error names it.
-            `ValueError`: A column is missing.
+            `ValueError`: A column is missing, or a stream that does not name its columns has no rows.
         """
         from datasets import IterableDataset
 
@@ -138,6 +138,10 @@ class ColumnTemplate:
         if streamed and dataset.features is not None:
             rows = rows.decode(False)  # or every picture beside the texts is opened
         present = dataset.column_names or list(next(iter(rows), {}))
+        if streamed and not present:
+            raise ValueError(
+                "The stream has no rows, so no columns either. Look at what it reads, and at its filters."
+            )
         self.check_columns(present)
         gone = dict.fromkeys((*self.columns, *_BEFORE, "prompt", "completion"))
         # A stream's later rows may have columns that its first has not.

@@ -137,7 +137,7 @@ def first_rows(stream: IterableDataset) -> Dataset:
     """
     examples = list(islice(_rows(_plain(stream)), FIRST_ROWS))
     if not examples:
-        raise ValueError("The stream has no rows.")
+        raise ValueError("The stream has no rows. Look at what it reads, and at its filters.")
     first = _table(examples, stream.features, range(len(examples)))
     return Dataset(first.data, info=first.info, fingerprint=digest([examples, str(stream.features)]))
 
