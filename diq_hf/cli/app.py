@@ -79,6 +79,8 @@ _CALLS = (
     (re.compile(r"`columns=ColumnTemplate\(messages='([^']*)'\)`"), r"`--messages '\1'`", "messages"),
     (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`", None),
 )
+# Of rows beside the pool, as their errors begin, the option that says what their columns are.
+_BESIDE = {"Validation ": "validation_columns", "Held-out ": "heldout_columns"}
 # Options whose names are those of columns, too: a bare one is taken for the column.
 _COLUMNS = ("difficulty", "mismatch", "prompt", "completion", "system", "messages")
 _ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
@@ -115,6 +117,9 @@ def in_options(message: str, options: Collection[str]) -> str:
             return f"`{option}`" if value == "True" else f"`{option.replace('--', '--no-', 1)}`"
         return f"`{option} {'none' if value == 'None' else value}`" if value else f"`{option}`"
 
+    for rows, option in _BESIDE.items():
+        if message.startswith(rows) and option in options:
+            message = message.replace("`columns='", f"`{option}='")
     for call, command, option in _CALLS:
         message = call.sub(command, message) if option is None or option in options else message
     return _ARGUMENT.sub(replace, message)

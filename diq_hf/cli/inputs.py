@@ -224,8 +224,8 @@ def _which(name: str, error: str) -> str | None:
     """What to choose of a dataset's configurations or splits, where an error lists them."""
     if found := re.search(r"(?:available configs|Available): (\[.*?\])", error):
         return (
-            f"{name} has the configurations {found[1]}. Name one of them with --name, of validation rows with "
-            "--validation-name."
+            f"{name} has the configurations {found[1]}. Name one of them with --name, of validation or "
+            "held-out rows with --validation-name or --heldout-name."
         )
     if found := re.search(r"(?:Unknown split \"(.*?)\"|Bad split: (\S*)\.).*?(\[.*?\])", error):
         return f"{name} has the splits {found[3]}, not {(found[1] or found[2])!r}. Name one of them with --split."

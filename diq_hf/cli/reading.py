@@ -95,13 +95,17 @@ class Reading:
         return rows
 
     def beside(self, rows: Any, columns: str | None = None) -> Any:
-        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them."""
-        from ..rows.presets import column_template
+        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them.
 
-        template = column_template(columns) or self.template
-        if template is None or (columns is None and not template.reads(rows.column_names)):
-            return rows
-        return template.apply(rows)
+        Questions with options are no question and answer, whatever the pool's template would make of them.
+        """
+        from ..rows.presets import column_template
+        from ..rows.shapes import is_choice
+
+        if columns is not None:
+            return column_template(columns).apply(rows)
+        fits = self.template is not None and self.template.reads(rows.column_names)
+        return self.template.apply(rows) if fits and not is_choice(rows.column_names) else rows
 
     def source(self, dataset: str, rows: Any) -> Any:
         """The [`~diq_hf.recipe.Source`] of rows that were loaded."""

@@ -111,6 +111,11 @@ def test_an_error_of_any_kind_is_one_line():
         ("no column `difficulty`", "no column `difficulty`"),
         ("has a `prompt` but no `completion`", "has a `prompt` but no `completion`"),
         ("Use `messages`, or `system`", "Use `messages`, or `system`"),
+        (
+            "Validation row 0: read it with `columns='dolly'`",
+            "Validation row 0: read it with `--validation-columns dolly`",
+        ),
+        ("Row 0: read it with `columns='dolly'`", "Row 0: read it with `--columns dolly`"),
         ("A template needs `prompt=`", "A template needs `--prompt`"),
         ("with `columns=ColumnTemplate('{q}\\n{o}', '{a}')`", "with `--prompt '{q}\\n{o}' --completion '{a}'`"),
         ("with `columns=ColumnTemplate(messages='dialog')`", "with `--messages 'dialog'`"),
