@@ -70,7 +70,7 @@ def test_patterns_and_folders(tmp_path):
     write(tmp_path / "splits" / "test.jsonl", json.dumps(ROWS[3]))
     splits = str(tmp_path / "splits")
     assert load_rows(splits).to_list() == ROWS and load_rows(splits, "test").to_list() == [ROWS[3]]
-    with pytest.raises(ValueError, match=r"Unknown split \"dev\"\. Should be one of \['train', 'test'\]"):
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], not 'dev'"):
         load_rows(splits, "dev")
     write(tmp_path / "parts" / "more.csv", TABLE)
     with pytest.raises(ValueError, match=r"several formats \(.*more.csv, .*part-\d.jsonl\)"):
