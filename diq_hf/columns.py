@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,26 @@ def label_values(values: Any, numbers: np.ndarray) -> list[float | None] | float
     if isinstance(values, Iterable):
         return [label_values(value, numbers) for value in values]
     return None if values is None or values < 0 else float(numbers[int(values)])
+
+
+def with_class_names(row: Mapping, features: Mapping | None, names: Iterable[str]) -> Mapping:
+    """A row in which ClassLabel columns, of those named, say what their classes are called. A null stays null, and
+    -1, a label that is not known, becomes one.
+
+    Example:
+
+    ```python
+    >>> with_class_names({"answer": 1, "n": 0}, {"answer": ClassLabel(names=["yes", "no"])}, ["answer", "n"])
+    {'answer': 'no', 'n': 0}
+
+    ```
+    """
+    labels = {name: features[name] for name in names if isinstance((features or {}).get(name), ClassLabel)}
+    said = {
+        name: None if row[name] is None or row[name] < 0 else label.int2str(int(row[name]))
+        for name, label in labels.items()
+    }
+    return {**row, **said} if said else row
 
 
 def labels_as_numbers(dataset: Dataset, names: Iterable[str]) -> Dataset:

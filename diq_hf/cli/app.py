@@ -72,14 +72,17 @@ _OPTIONS = {
     "processing_class.chat_template": "chat_template",
     "token": "token_env",
 }
-# Calls that errors advise, and the command for each.
+# Calls that errors advise, what to write for each on a command line, and the option it takes.
 _CALLS = (
-    (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`"),
-    (re.compile(r"`columns=ColumnTemplate\('([^']*)', '([^']*)'\)`"), r"`--prompt '\1' --completion '\2'`"),
-    (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`"),
+    (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`", None),
+    (re.compile(r"`columns=ColumnTemplate\('([^']*)', '([^']*)'\)`"), r"`--prompt '\1' --completion '\2'`", "prompt"),
+    (re.compile(r"`columns=ColumnTemplate\(messages='([^']*)'\)`"), r"`--messages '\1'`", "messages"),
+    (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`", None),
 )
+# Of rows beside the pool, as their errors begin, the option that says what their columns are.
+_BESIDE = {"Validation ": "validation_columns", "Held-out ": "heldout_columns"}
 # Options whose names are those of columns, too: a bare one is taken for the column.
-_COLUMNS = ("difficulty", "mismatch")
+_COLUMNS = ("difficulty", "mismatch", "prompt", "completion", "system", "messages")
 _ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
 
 
@@ -114,6 +117,9 @@ def in_options(message: str, options: Collection[str]) -> str:
             return f"`{option}`" if value == "True" else f"`{option.replace('--', '--no-', 1)}`"
         return f"`{option} {'none' if value == 'None' else value}`" if value else f"`{option}`"
 
-    for call, command in _CALLS:
-        message = call.sub(command, message)
+    for rows, option in _BESIDE.items():
+        if message.startswith(rows) and option in options:
+            message = message.replace("`columns='", f"`{option}='")
+    for call, command, option in _CALLS:
+        message = call.sub(command, message) if option is None or option in options else message
     return _ARGUMENT.sub(replace, message)

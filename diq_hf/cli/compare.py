@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from .inputs import load_rows, source_of
-from .options import HubToken, Private, PushToSpace, Split, command_line, token_of
+from .options import HubToken, Name, Private, PushToSpace, Split, command_line, token_of
 from .reading import AS_IT_IS, Reading
 
 
@@ -56,7 +56,15 @@ def compare(
     source_column: Annotated[str, typer.Option(help="Column that says where rows are from.")] = "source",
     reading: Reading = AS_IT_IS,
     validation_split: Split = None,
+    validation_name: Name = None,
+    validation_columns: Annotated[
+        str | None, typer.Option(help="As --columns, of validation rows; by default as the pool's, if they fit.")
+    ] = None,
     heldout_split: Split = None,
+    heldout_name: Name = None,
+    heldout_columns: Annotated[
+        str | None, typer.Option(help="As --columns, of held-out rows; by default as the pool's, if they fit.")
+    ] = None,
     on_leak: Annotated[
         str, typer.Option(help="Held-out rows that stand in the pool: 'raise', or 'drop' to measure by the others.")
     ] = "raise",
@@ -100,7 +108,7 @@ def compare(
         "ratio": [_number(float, "--ratio", text) for text in ratio or ()],
         "seeds": [_number(int, "--seeds", text) for text in seeds or ()],
     }
-    config, lora = _training(training)
+    training_config, lora = _training(training)
     if full_finetuning and lora != "auto":
         raise ValueError(f"{training} has 'lora', and `full_finetuning=True` has none. Leave one of them out.")
     from ..comparison.compare import compare
@@ -108,10 +116,10 @@ def compare(
 
     rows = {
         "pool": reading.rows(pool),
-        "validation": reading.beside(load_rows(validation, validation_split)),
-        "heldout": reading.beside(load_rows(heldout, heldout_split)),
+        "validation": reading.beside(load_rows(validation, validation_split, validation_name), validation_columns),
+        "heldout": reading.beside(load_rows(heldout, heldout_split, heldout_name), heldout_columns),
     }
-    names = {"validation": validation, "heldout": heldout}
+    names = {"validation": (validation, validation_name), "heldout": (heldout, heldout_name)}
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
     result = compare(
         rows["pool"],
@@ -121,7 +129,7 @@ def compare(
         output,
         **{name: value for name, value in chosen.items() if value},
         budget=budget,
-        training=config,
+        training=training_config,
         lora=None if full_finetuning else lora,
         model_init_kwargs={name: value for name, value in given.items() if value is not None},
         difficulty=difficulty,
@@ -133,7 +141,7 @@ def compare(
         finished_only=finished_only,
         sources={
             "pool": reading.source(pool, rows["pool"]),
-            **{name: source_of(given, rows[name]) for name, given in names.items()},
+            **{name: source_of(given, rows[name], config) for name, (given, config) in names.items()},
         },
         commands=(command_line(context),),
     )

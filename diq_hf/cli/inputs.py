@@ -131,7 +131,10 @@ def _is_saved(folder: Path) -> bool:
 def _saved(name: str, split: str | None) -> Any:
     from datasets import DatasetDict, load_from_disk
 
-    rows = load_from_disk(name)
+    try:
+        rows = load_from_disk(name)
+    except IndexError:  # of no data files
+        raise ValueError(f"{name} holds no rows.") from None
     if isinstance(rows, DatasetDict):
         split = split or ("train" if "train" in rows or len(rows) != 1 else next(iter(rows)))
         if split not in rows:
@@ -213,6 +216,8 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
         except (ArrowException, DatasetGenerationError, EOFError, OSError, UnicodeError, ValueError) as error:
             if "corresponds to no data" in str(error):
                 raise ValueError(f"{name} holds no rows.") from error
+            if told_of := _which(name, str(error)):
+                raise ValueError(told_of) from error
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -230,6 +235,18 @@ def _load(name: str, files: list, *args: Any, **kwargs: Any) -> Any:
             if isinstance(cause, CastError) and (odd := _odd_columns(files)):
                 raise ValueError(odd) from error
             raise ValueError(f"{named[0] if named else name} cannot be read: {cause}") from error
+
+
+def _which(name: str, error: str) -> str | None:
+    """What to choose of a dataset's configurations or splits, where an error lists them."""
+    if found := re.search(r"(?:available configs|Available): (\[.*?\])", error):
+        return (
+            f"{name} has the configurations {found[1]}. Name one of them with --name, of validation or "
+            "held-out rows with --validation-name or --heldout-name."
+        )
+    if found := re.search(r"(?:Unknown split \"(.*?)\"|Bad split: (\S*)\.).*?(\[.*?\])", error):
+        return f"{name} has the splits {found[3]}, not {(found[1] or found[2])!r}. Name one of them with --split."
+    return None
 
 
 def _odd_columns(files: list) -> str | None:

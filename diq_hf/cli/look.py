@@ -1,11 +1,13 @@
 """`diq look`: a dataset and a tokenizer in, what each row would train on out, for people."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .app import in_options
 from .options import TextField, or_none
 from .reading import AS_IT_IS, Reading
 from .tokenizer import load_tokenizer
@@ -26,6 +28,7 @@ STYLES = {
 
 
 def look(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="Hub id, folder, data file or pattern of files.")],
     model: Annotated[
         str, typer.Option(help="Model to be fine-tuned: Hub id or folder. Only its tokenizer is loaded.")
@@ -86,13 +89,19 @@ def look(
     shown = row or range(min(max(num_rows, 0), len(rows)))
     if len(shown):
         page.legend()
+    options = [option.name for option in context.command.params]
     for seen in views(rows, encoder, shown):
-        page.row(seen)
+        page.row(_told(seen, options))
     of_all = np.unique(np.linspace(0, len(rows) - 1, min(limit or len(rows), len(rows))).astype(int))
-    overview = Overview.of(views(rows, encoder, of_all))
+    overview = Overview.of(_told(seen, options) for seen in views(rows, encoder, of_all))
     page.overview(overview, len(of_all), len(rows), max_length)
     if not len(overview.lengths):
         raise typer.Exit(1)
+
+
+def _told(seen: Any, options: list[str]) -> Any:
+    """A row whose problem, if it has one, is told in the command's options."""
+    return seen if seen.problem is None else replace(seen, problem=in_options(seen.problem, options))
 
 
 class Page:
@@ -221,7 +230,8 @@ class Page:
 
 def visible(text: str) -> str:
     """A text of others', in which nothing can move the cursor or turn the reading direction."""
-    return "".join(_visible(sign) if not sign.isprintable() and sign not in "\n\t" else sign for sign in text)
+    shown = "\n\t\u200c\u200d"  # the last two join letters, and emoji
+    return "".join(_visible(sign) if not sign.isprintable() and sign not in shown else sign for sign in text)
 
 
 def _visible(sign: str) -> str:

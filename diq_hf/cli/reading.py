@@ -1,5 +1,6 @@
 """`Reading`: the options by which a command reads a dataset, and its columns as rows."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -31,10 +32,16 @@ class Reading:
         ),
     ] = None
     prompt: Annotated[
-        str | None, typer.Option(help="Instead: the prompt of columns, '{Question}'; '{input?}' may be missing.")
+        str | None,
+        typer.Option(
+            help="Instead: the prompt of columns, '{Question}'; '{input?}' may be missing, \\n begins a line."
+        ),
     ] = None
     completion: Annotated[str | None, typer.Option(help="The answer of columns, beside --prompt.")] = None
     system: Annotated[str | None, typer.Option(help="The system message, beside --prompt.")] = None
+    messages: Annotated[str | None, typer.Option(help="Instead: the column of whole conversations, of any name.")] = (
+        None
+    )
     chat: Annotated[bool, typer.Option(help="Columns become conversations, or with --no-chat plain strings.")] = True
 
     @property
@@ -42,8 +49,9 @@ class Reading:
         """The [`~diq_hf.rows.templates.ColumnTemplate`] that was asked for, if one was."""
         from ..rows.presets import column_template
 
-        parts = {name: getattr(self, name) for name in ("prompt", "completion", "system")}
-        parts = {name: text for name, text in parts.items() if text is not None}
+        given = {name: getattr(self, name) for name in ("prompt", "completion", "system")}
+        parts = {name: _lines(text) for name, text in given.items() if text is not None}
+        parts |= {} if self.messages is None else {"messages": self.messages}
         if self.columns is not None:
             if parts:
                 raise ValueError(f"--columns names a whole template; leave out --{next(iter(parts))}, or --columns.")
@@ -87,13 +95,17 @@ class Reading:
         return rows
 
     def beside(self, rows: Any, columns: str | None = None) -> Any:
-        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them."""
-        from ..rows.presets import column_template
+        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them.
 
-        template = column_template(columns) or self.template
-        if template is None or (columns is None and not template.reads(rows.column_names)):
-            return rows
-        return template.apply(rows)
+        Questions with options are no question and answer, whatever the pool's template would make of them.
+        """
+        from ..rows.presets import column_template
+        from ..rows.shapes import is_choice
+
+        if columns is not None:
+            return column_template(columns).apply(rows)
+        fits = self.template is not None and self.template.reads(rows.column_names)
+        return self.template.apply(rows) if fits and not is_choice(rows.column_names) else rows
 
     def source(self, dataset: str, rows: Any) -> Any:
         """The [`~diq_hf.recipe.Source`] of rows that were loaded."""
@@ -104,6 +116,12 @@ class Reading:
         if (template := self.template) is None:
             return recipe
         return replace(recipe, settings={**(recipe.settings or {}), "columns": template.settings})
+
+
+def _lines(text: str) -> str:
+    """A template as it was typed in a shell, for which `\\n`, `\\t` and `\\\\` are two signs each."""
+    signs = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda found: signs[found[1]], text)
 
 
 AS_IT_IS = Reading()

@@ -99,9 +99,14 @@ def _read(task: str, benchmark: Any, dataset: str, split: str | None) -> list[di
     from ..names import public_name
     from ..rows.benchmarks import read_question
     from ..rows.encoded import RowError
+    from ..rows.shapes import is_choice
+    from ..selection.texts import RowTexts
 
     if benchmark is None:
         rows, read = load_rows(dataset, split), read_question
+        if not is_choice(rows.column_names) and not RowTexts(rows).columns:
+            template = _fitting(dataset, rows, by_names=True)
+            read = read_question if template is None else lambda row: read_question(template(row))
     else:
         rows, read = load_rows(dataset, split or benchmark.split, benchmark.config), benchmark.read
         if not benchmark.tried:
@@ -125,19 +130,45 @@ def _read(task: str, benchmark: Any, dataset: str, split: str | None) -> list[di
 
 
 def _prompts(name: str, rows: Any) -> Any:
-    """Rows to compare with: of columns that are no format the fitting preset makes some."""
-    from ..rows.presets import column_template
-    from ..rows.shapes import fitting_template
+    """Rows to compare with: of columns that are no format, questions with options among them, what fits makes some."""
+    from ..rows.benchmarks import read_question
+    from ..rows.encoded import RowError
+    from ..rows.shapes import is_choice
     from ..selection.texts import RowTexts
 
-    fitting = fitting_template(rows.column_names)
-    if "completion" not in rows.column_names and fitting is not None and not fitting.startswith("ColumnTemplate"):
-        return column_template(fitting.strip("'")).apply(rows, "skip")
-    if not RowTexts(rows).columns:
+    if is_choice(rows.column_names):
+
+        def made(row: dict) -> dict:
+            try:
+                return read_question(row)
+            except RowError:  # it has nothing to compare
+                return {"prompt": None, "completion": None}
+
+        return rows.with_format(None).map(made, remove_columns=rows.column_names)
+    known = bool(RowTexts(rows).columns)
+    template = None if "completion" in rows.column_names else _fitting(name, rows, by_names=not known)
+    if template is not None:
+        return template.apply(rows, "skip")
+    if not known:
         from ..rows.shapes import unknown_shape
 
         raise ValueError(f"{name}: {unknown_shape(rows.column_names, rows[0])}")
     return rows
+
+
+def _fitting(name: str, rows: Any, by_names: bool) -> Any:
+    """The template that reads a dataset's columns; one that is found by their names alone is told."""
+    from ..rows.presets import column_template
+    from ..rows.shapes import fitting
+
+    found = fitting(rows.column_names, rows[0])
+    if found is None or isinstance(found, str):
+        return column_template(found)
+    if not by_names:
+        return None
+    reading = found.messages or f"{found.prompt} and its answer {found.completion}"
+    typer.echo(f"diq: {name} is read by its columns' names: {reading!r}", err=True)
+    return found
 
 
 def _apart(task: str, rows: list[dict], others: dict[str, Any], chosen: list[dict]) -> list[dict]:

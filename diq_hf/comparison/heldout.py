@@ -212,7 +212,7 @@ def _encoded(row: Mapping, encoder: RowEncoder) -> tuple[EncodedRow, Question | 
         return encoder(row), question
     if question is not None:
         return question.replies[question.right], question
-    if row.get("options") is not None or row.get("question") is not None:
+    if row.get("options") is not None and row.get("question") is not None:
         missing = ", ".join(f"`{name}`" for name in QUESTION if row.get(name) is None)
         raise RowError(f"a question of multiple choice has `question`, `options` and `answer`; it lacks {missing}.")
     return encoder(row), None  # which says what formats there are

@@ -343,9 +343,9 @@ def class_order(id2label: Mapping[int, str], labels: Sequence[str] | None = None
         if sorted(plain) == sorted(order):
             return [plain[name] for name in order]
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
-        logger.warning(
-            f"The classes are named {', '.join(names.values())}, which says nothing of their order: they are taken "
-            "from easiest to hardest. Look at the checkpoint's card, and pass `labels=[...]` if it is another."
+        raise ValueError(
+            f"The classes are named {', '.join(names.values())}, as `transformers` calls those that nobody named: "
+            "which is harder is not said. Look at the checkpoint's card, and pass `labels=`, from easiest to hardest."
         )
     numbers = {i: re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", name) for i, name in names.items()}
     if any(len(found) != 1 for found in numbers.values()) or len({found[0] for found in numbers.values()}) < len(

@@ -216,7 +216,8 @@ class ClassifierDifficulty:
             The head that becomes `difficulty`; by default `"overall"`, or the only one. Every head named
             `"knowledge"`, `"reasoning"` or `"overall"` is to be had as well, as `difficulty_<perspective>`.
         labels (`Sequence[str]`, *optional*):
-            The class names from easiest to hardest, where they hold no numbers (`"LABEL_0"`, `"level 3"`, …).
+            The class names from easiest to hardest, where they hold no numbers (as `"level 3"` does).
+            `"LABEL_0"` and the like are nobody's names, and say nothing of an order.
         text (`str`, *optional*, defaults to `"prompt"`):
             What is read: `"prompt"` or `"prompt+completion"`, which refuses rows without an answer. The end is cut off
             where it is over the classifier's length, so the answer goes before the question.

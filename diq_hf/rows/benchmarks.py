@@ -16,13 +16,13 @@ from ..digest import digest
 from .encoded import RowError
 from .messages import check_messages, plain, readable, split_answer
 from .presets import PRESETS
-from .shapes import fitting_template, unknown_shape
+from .shapes import fitting, unknown_shape
 
 
 QUESTION, OPTIONS, RIGHT = (
     ("question", "Question", "problem"),
     ("options", "choices"),
-    ("answer_idx", "answer", "label"),
+    ("answer_idx", "answer", "label", "answerKey"),
 )
 
 
@@ -57,7 +57,7 @@ def choice_row(question: str, options: Any, answer: Any) -> dict[str, Any]:
         question (`str`):
             The question.
         options (`Sequence[str]` or `Mapping[str, str]`):
-            The options, in order or by letter; empty ones do not count.
+            The options, in order or by letter, or as two lists, `label` and `text`; empty ones do not count.
         answer (`str` or `int`):
             The right one: its letter, its number from 0, or its text.
 
@@ -78,31 +78,49 @@ def choice_row(question: str, options: Any, answer: Any) -> dict[str, Any]:
 
     ```
     """
-    given = options.items() if isinstance(options, Mapping) else zip(string.ascii_uppercase, options, strict=False)
-    given = [(str(letter).strip(), str(text).strip()) for letter, text in given if text not in (None, "")]
-    if len(given) < 2:
-        raise RowError(f"its question has {len(given)} options, and a choice takes two at least.")
+    given = _lettered(options)
+    kept = [i for i, (_, text) in enumerate(given) if text]
+    if len(kept) < 2:
+        raise RowError(f"its question has {len(kept)} options, and a choice takes two at least.")
     if not isinstance(question, str) or not question.strip():
         raise RowError("its question is empty.")
     right = _right(given, answer)
+    if right not in kept:
+        raise RowError(f"its answer {answer!r} is an option that is empty.")
     # By letters of our own, since files number theirs in many ways.
-    lines = [f"{letter}. {text}" for letter, (_, text) in zip(string.ascii_uppercase, given, strict=False)]
-    return _chat(f"{question.strip()}\n\n" + "\n".join(lines), lines[right])
+    lines = [f"{letter}. {given[i][1]}" for letter, i in zip(string.ascii_uppercase, kept, strict=False)]
+    return _chat(f"{question.strip()}\n\n" + "\n".join(lines), lines[kept.index(right)])
+
+
+def _lettered(options: Any) -> list[tuple[str, str]]:
+    """Each option's letter and text, where it stands."""
+    if isinstance(options, Mapping) and set(options) == {"label", "text"}:
+        pairs = zip(options["label"], options["text"], strict=True)
+    elif isinstance(options, Mapping):
+        pairs = options.items()
+    elif isinstance(options, str):
+        raise RowError("its options are one string, and are taken as a list or by letter. Read them with a template.")
+    else:
+        pairs = zip(string.ascii_uppercase, options, strict=False)
+    return [(str(letter).strip(), "" if text is None else str(text).strip()) for letter, text in pairs]
 
 
 def _right(given: Sequence[tuple[str, str]], answer: Any) -> int:
+    letters = [letter for letter, _ in given]
     if isinstance(answer, int | np.integer) and not isinstance(answer, bool):
+        if str(answer) in letters:  # options that are called 1, 2, 3
+            return letters.index(str(answer))
         if 0 <= answer < len(given):
             return int(answer)
     elif isinstance(answer, str):
         said = answer.strip()
-        for known in ([letter for letter, _ in given], [text for _, text in given]):
+        for known in (letters, [text for _, text in given]):
             if said in known:
                 return known.index(said)
-        folded = [letter.casefold() for letter, _ in given]
+        folded = [letter.casefold() for letter in letters]
         if said.casefold().strip("().") in folded:
             return folded.index(said.casefold().strip("()."))
-    raise RowError(f"its answer {answer!r} is none of its options {[letter for letter, _ in given]}.")
+    raise RowError(f"its answer {answer!r} is none of its options {letters}.")
 
 
 def _chat(question: str, answer: str) -> dict[str, Any]:
@@ -189,10 +207,9 @@ def read_question(row: Mapping) -> dict[str, Any]:
     if "prompt" in row and "completion" in row:
         prompt, completion = row["prompt"], row["completion"]
         return _chat(prompt, completion) if isinstance(prompt, str) else {"prompt": prompt, "completion": completion}
-    fitting = fitting_template(row)
-    if fitting is None or fitting.strip("'") not in PRESETS:
+    if not isinstance(name := fitting(row, row), str):
         raise RowError(unknown_shape(row, row).replace("The columns", "its columns", 1))
-    return read_question(PRESETS[fitting.strip("'")](row))
+    return read_question(PRESETS[name](row))
 
 
 _SHAPE = (QUESTION, OPTIONS, RIGHT)

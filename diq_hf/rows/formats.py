@@ -28,7 +28,7 @@ from .messages import (
     split_answer,
     warn_of_roles,
 )
-from .shapes import unknown_row
+from .shapes import chosen_remedy, unknown_row
 from .templates import ColumnTemplate
 from .tokens import RowTokens
 
@@ -306,9 +306,14 @@ class RowEncoder:
         if "completion" not in row:
             remedy = ""
             if "messages" in row:
-                remedy = " To train on its `messages`, remove the column `prompt`: `SFTTrainer` looks at it first."
+                remedy = (
+                    " To train on its `messages`, read them with `columns='messages'`, or remove the column `prompt`: "
+                    "`SFTTrainer` looks at it first."
+                )
             elif "chosen" in row:
-                remedy = " To train on its `chosen` answer, rename that column to `completion`."
+                remedy = chosen_remedy(row)
+            elif self.template is not None and self.template.completion is None:
+                remedy = " The template names none: add `completion=`, the answer of its columns."
             raise RowError(f"it has a `prompt` but no `completion`.{remedy}")
         prompt, completion = row["prompt"], row["completion"]
         if isinstance(prompt, list) != isinstance(completion, list) and {str, list} == {

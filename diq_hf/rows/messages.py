@@ -150,14 +150,21 @@ def check_filled(answer: str | dict) -> None:
 
 
 def check_messages(messages: Any, column: str) -> None:
+    if isinstance(messages, str):
+        raise RowError(
+            f"`{column}` is a string, and must be a list of messages: CSV holds no lists. Save the dataset as JSON "
+            "lines or Parquet."
+        )
     if not isinstance(messages, list) or not messages:
         raise RowError(f"`{column}` must be a non-empty list of messages.")
-    for message in messages:
+    for i, message in enumerate(messages):
         if not isinstance(message, dict) or "role" not in message:
             raise RowError(
                 f"every message of `{column}` must be a dict with `role` and `content`; turns with `from` and `value` "
                 "belong in a column `conversations`."
             )
+        if not isinstance(message["role"], str):
+            raise RowError(f"message {i} of `{column}` is from {message['role']!r}: its `role` must say who speaks.")
         content = message.get("content")
         if isinstance(content, list):
             raise RowError(

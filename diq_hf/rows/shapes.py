@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .encoded import RowError
+from .messages import speaker
 from .presets import PRESETS
+from .templates import ColumnTemplate
 
 
 ACCEPTED = (
@@ -13,6 +15,7 @@ ACCEPTED = (
 # What people call a question and its answer; the likelier names first.
 QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input", "user", "title")
 ANSWERS = ("answer", "response", "completion", "output", "solution", "reply", "assistant", "target", "long_answer")
+OPTIONS = ("options", "choices")
 _SHOWN, _SHOWN_COLUMNS = 60, 8
 
 
@@ -39,7 +42,13 @@ def unknown_shape(columns: Iterable[str], row: Mapping | None = None) -> str:
     if row:
         shown = ", ".join(f"{name}: {cut_short(row[name])}" for name in list(row)[:_SHOWN_COLUMNS])
         said += f" The first row: {shown}{', …' if len(row) > _SHOWN_COLUMNS else ''}."
-    fitting = fitting_template(names)
+    fitting = fitting_template(names, row)
+    if fitting is None and is_choice(names):
+        return (
+            f"{said} They are questions with options, which a prompt must hold: make rows of them with "
+            "`ds.map(read_question)` (`from diq_hf.rows.benchmarks import read_question`), or validation rows with "
+            "`diq validation --source TASK=DATASET`."
+        )
     if fitting is None:
         return f"{said} Use {ACCEPTED}, or say what is what: `columns=ColumnTemplate('{{a_column}}', '{{another}}')`."
     return f"{said} Read them with `columns={fitting}`."
@@ -68,26 +77,88 @@ def check_shape(dataset: Any, text_field: str = "text", answers: bool = True) ->
 def unknown_row(row: Mapping, text_field: str) -> RowError:
     """What to say of a row that is of no known format."""
     if "chosen" in row:
-        return RowError(
-            "it is a preference row, and `SFTTrainer` trains on none. Make its prompt a column `prompt`, and its "
-            "`chosen` answer a `completion`."
-        )
+        return RowError(f"it is a preference row, and `SFTTrainer` trains on none.{chosen_remedy(row)}")
     if "conversations" in row:
-        return RowError("its `conversations` have no `from` and `value`. Rename the column to `messages`.")
+        return RowError(_unknown_turns(row["conversations"]))
     if not row:
         return RowError(f"all its columns are null. Use {ACCEPTED} (`dataset_text_field={text_field!r}`).")
     return RowError(unknown_shape(row, row).replace("The columns", "its columns", 1))
 
 
-def fitting_template(columns: Iterable[str]) -> str | None:
-    """The preset, or the template by the columns' names, that reads these columns, as `columns=` takes it."""
-    names = list(columns)
+def chosen_remedy(row: Mapping) -> str:
+    """How to train on a preference row's `chosen` answer."""
+    chosen, prompted = row["chosen"], "prompt" in row
+    if isinstance(chosen, str) and prompted:
+        return " To train on its `chosen` answer, read it with `columns=ColumnTemplate('{prompt}', '{chosen}')`."
+    whole = isinstance(chosen, list) and chosen and speaker(chosen[0]) in ("system", "user")
+    if whole:
+        return " To train on its `chosen` answers, read them with `columns=ColumnTemplate(messages='chosen')`."
+    apart = "" if prompted else "tell its prompt apart with `ds.map(trl.extract_prompt)` and "
+    return f" To train on its `chosen` answer, {apart}rename that column to `completion`."
+
+
+def _unknown_turns(turns: Any) -> str:
+    if isinstance(turns, str):
+        return (
+            "its `conversations` is a string, and must be a list of turns: CSV holds no lists. Save the dataset as "
+            "JSON lines or Parquet."
+        )
+    if isinstance(turns, list) and turns and isinstance(turns[0], str):
+        return (
+            "its `conversations` are strings without speakers. A question and its answer are read with "
+            "`columns=ColumnTemplate('{conversations[0]}', '{conversations[1]}')`; of more turns make messages."
+        )
+    return (
+        "its `conversations` have no `from` and `value`. Rename the column to `messages`, or read it with "
+        "`columns='sharegpt'`."
+    )
+
+
+def is_choice(columns: Iterable[str]) -> bool:
+    """Whether columns are a question's with its options, of which a question and an answer alone make no row."""
+    names = {name.casefold() for name in columns}
+    return bool(names & {"question", "problem"}) and bool(names & set(OPTIONS))
+
+
+def fitting(columns: Iterable[str], row: Mapping | None = None) -> str | ColumnTemplate | None:
+    """The preset's name, or the template by the columns' names, that reads these columns.
+
+    Args:
+        columns (`Iterable[str]`):
+            The columns' names.
+        row (`Mapping`, *optional*):
+            A row, by which a column of conversations is told.
+    """
+    names, row = list(columns), row or {}
+    by_lower = {name.casefold(): name for name in names}
+    question, answer = (
+        next((by_lower[name] for name in known if name in by_lower), None) for known in (QUESTIONS, ANSWERS)
+    )
+    if is_choice(names):  # and a question means nothing without them
+        options = next(by_lower[name] for name in OPTIONS if name in by_lower)
+        listed = answer is None or not isinstance(row.get(options), str)
+        return None if listed else ColumnTemplate(f"{{{question}}}\n\n{{{options}}}", f"{{{answer}}}")
     fits = [name for name, preset in PRESETS.items() if set(preset.needed) <= set(names)]
     if fits:  # the one that leaves the least unread
-        return repr(max(fits, key=lambda name: len(set(PRESETS[name].columns) & set(names))))
-    by_lower = {name.casefold(): name for name in names}
-    found = [next((by_lower[name] for name in known if name in by_lower), None) for known in (QUESTIONS, ANSWERS)]
-    return None if None in found else "ColumnTemplate({!r}, {!r})".format(*(f"{{{name}}}" for name in found))
+        return max(fits, key=lambda name: len(set(PRESETS[name].columns) & set(names)))
+    if said := [name for name, value in row.items() if _is_conversation(value)]:
+        return ColumnTemplate(messages=said[0])
+    return None if None in (question, answer) else ColumnTemplate(f"{{{question}}}", f"{{{answer}}}")
+
+
+def fitting_template(columns: Iterable[str], row: Mapping | None = None) -> str | None:
+    """As [`fitting`], the way that `columns=` is written."""
+    found = fitting(columns, row)
+    if not isinstance(found, ColumnTemplate):
+        return None if found is None else repr(found)
+    if found.messages is not None:
+        return f"ColumnTemplate(messages={found.messages!r})"
+    return f"ColumnTemplate({found.prompt!r}, {found.completion!r})"
+
+
+def _is_conversation(value: Any) -> bool:
+    turn = value[0] if isinstance(value, list) and value else None
+    return isinstance(turn, Mapping) and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
 
 
 def cut_short(value: Any, length: int = _SHOWN) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..columns import with_class_names
 from .encoded import RowError
 from .messages import plain
 
@@ -147,7 +148,7 @@ class ColumnTemplate:
         # A stream's later rows may have columns that its first has not.
         how = {} if streamed else {"desc": "Columns to rows"}
         return rows.map(
-            functools.partial(_applied, template=self, skip=on_bad_row == "skip"),
+            functools.partial(_applied, template=self, skip=on_bad_row == "skip", features=dataset.features),
             with_indices=True,
             remove_columns=[name for name in gone if streamed or name in present],
             features=self._features(dataset.features, gone),
@@ -196,9 +197,9 @@ class ColumnTemplate:
         return text.strip()
 
 
-def _applied(row: Mapping, index: int, template: ColumnTemplate, skip: bool) -> dict[str, Any]:
+def _applied(row: Mapping, index: int, template: ColumnTemplate, skip: bool, features: Any) -> dict[str, Any]:
     try:
-        return template(row)
+        return template(with_class_names(row, features, template.columns))
     except RowError as error:
         if not skip:
             raise RowError(f"Row {index}: {error}") from error
@@ -247,7 +248,8 @@ def _value(row: Mapping, field: str) -> str:
         text = str(value)
     else:
         raise RowError(
-            f"its {shown} holds {_kind(value)}, and a template takes text or numbers.{_inside(value, name)}"
+            f"its {shown} holds {_kind(value)}, and a template takes text or numbers."
+            f"{_inside(value, field.removesuffix('?'))}"
         )
     if not text.strip() and not field.endswith("?"):
         found = "empty" if isinstance(value, str) else "null"

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..columns import with_class_names
 from .encoded import IGNORE_INDEX, RowError
 from .formats import RowEncoder
-from .messages import readable, speaker
+from .messages import readable
 
 
 # Of so many bytes at most a character consists, and each may be a token.
@@ -79,8 +80,9 @@ def views(dataset: Any, encoder: RowEncoder, rows: Iterable[int]) -> Iterator[Ro
     known, whole = {*encoder.columns, "image", "images"}, replace(encoder, max_length=None)
     names = [name for name in dataset.column_names if name in known] or dataset.column_names
     dataset = dataset.select_columns(names).with_format(None)
+    read = encoder.template.columns if encoder.template else ()
     for index in map(int, rows):
-        yield _view(dataset[index], index, encoder, whole)
+        yield _view(with_class_names(dataset[index], dataset.features, read), index, encoder, whole)
 
 
 def _view(row: Mapping, index: int, encoder: RowEncoder, whole: RowEncoder) -> RowView:
@@ -142,7 +144,7 @@ class Overview:
         lengths, trained, cut, roles, problems = [], [], 0, Counter(), {}
         for row in seen:
             if row.problem is not None:
-                problems.setdefault(re.sub(r"\d+", "…", row.problem), []).append(row.index)
+                problems.setdefault(re.sub(r"(?<![\[\w])\d+", "…", row.problem), []).append(row.index)
                 continue
             lengths.append(row.num_tokens)
             trained.append(row.num_trained)
@@ -165,7 +167,7 @@ def _roles(row: Mapping, encoder: RowEncoder) -> tuple[str, ...]:
     else:
         parts = [row.get("messages") or []]
     said = tuple(
-        speaker(message) or str(message.get("role"))
+        str(message.get("role"))
         for part in parts
         if isinstance(part, list)
         for message in part

@@ -5,7 +5,7 @@ or the same question with another answer. The pool passes in blocks, so only the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ TEMPLATE_ROWS = 10
 TEMPLATE_SHARE = 0.005
 # What is no punctuation: words, and the signs by which 5 + 3 is not 5 - 3.
 _BARE = re.compile(TOKEN.pattern + r"|[+^=<>×÷±]|(?<=[\d\s)])[-*/](?=\s?[\d(])")
+# An option of multiple choice, which has a letter or a number of its own.
+_OPTION = re.compile(r"\s*\(?(?:[A-Za-z]|\d)[.):]\s+\S")
 _COUNT = np.uint64(48)  # how common a shingle is stands above so many bits of its key
 
 
@@ -53,7 +55,8 @@ def find_leaks(
 
     A row's prompt and answer are found as `select_subset` finds them; system messages do not count, nor do passages
     that ten different texts and 0.5 % of all have in common: one instruction before many questions makes no leak. Of
-    plain text no question can be told from its answer, so it leaks as a whole only.
+    plain text no question can be told from its answer, so it leaks as a whole only. A question of multiple choice is
+    compared without its options with questions that have none.
 
     Args:
         pool ([`~datasets.Dataset`]):
@@ -84,15 +87,21 @@ def find_leaks(
     if not 0 < max_similarity <= 1:
         raise ValueError(f"`max_similarity` is {max_similarity}; it is a share in (0, 1], 1 for equal rows alone.")
     read = RowTexts(pool, text_columns)
-    known = _bare(RowTexts(others, text_columns)(np.arange(len(others))))
+    raw = RowTexts(others, text_columns)(np.arange(len(others)))
+    known, stems = _bare(raw), _bare(map(_stem, raw))
     sample = [*known, *_bare(read(np.arange(0, len(pool), max(1, len(pool) // SAMPLE))))] if len(pool) else known
     whole = _Known(known, sample, max_similarity)
     asked = _Known([(prompt, "") for prompt, _ in known], [(prompt, "") for prompt, _ in sample], max_similarity)
+    stemmed = _Known(stems, sample, max_similarity)
     leaks = []
     for start in range(0, len(pool), BLOCK):
-        texts = _bare(read(np.arange(start, min(start + BLOCK, len(pool)))))
+        raw = read(np.arange(start, min(start + BLOCK, len(pool))))
+        texts, of_choice = _bare(raw), _bare(map(_stem, raw))
         questions = [(prompt, "") for prompt, _ in texts]
-        found = {(row, other): (share, "prompt") for row, other, share in asked.alike(questions)}
+        optionless = [("" if any(stem) else prompt, "") for (prompt, _), stem in zip(texts, of_choice, strict=True)]
+        alike = [pair for pair in asked.alike(of_choice) if not any(stems[pair[1]])]
+        alike += [*stemmed.alike(optionless), *asked.alike(questions)]
+        found = {(row, other): (share, "prompt") for row, other, share in sorted(alike, key=lambda pair: pair[2])}
         found |= {(row, other): (share, "row") for row, other, share in whole.alike(texts)}
         leaks += [Leak(start + row, other, *found[row, other]) for row, other in sorted(found)]
     return leaks
@@ -151,7 +160,14 @@ class _Known:
         return ShingleSets(sets.keys[kept], sets.of_answer[kept], ends[sets.starts])
 
 
-def _bare(texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _stem(text: tuple[str, str]) -> tuple[str, str]:
+    """A question of multiple choice without the options at its end; empty of any other."""
+    lines = [line for line in text[0].split("\n") if line.strip()]
+    options = next((i for i, line in enumerate(reversed(lines)) if not _OPTION.match(line)), 0)
+    return ("\n".join(lines[:-options]) if options > 1 else "", "")
+
+
+def _bare(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Prompts and answers in words alone; a sign is spelled, or shingles would not see it."""
     return [(_spelled(prompt), _spelled(answer)) for prompt, answer in texts]
 

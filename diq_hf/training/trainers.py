@@ -27,7 +27,10 @@ STREAMS = (IterableDataset, torch.utils.data.IterableDataset)
 _SFT_OR_DPO = "Train with SFTTrainer or DPOTrainer, or select first"
 OTHER_LOSSES = {
     **dict.fromkeys(
-        ("GRPOTrainer", "RLOOTrainer", "OnlineDPOTrainer"),
+        (
+            *("GRPOTrainer", "AsyncGRPOTrainer", "A2POTrainer", "RLOOTrainer", "OnlineDPOTrainer"),
+            *("NashMDTrainer", "XPOTrainer", "PPOTrainer", "SDPOTrainer"),
+        ),
         "draws its answers while it trains, so a row has none to score before. Select prompts first, with a right "
         "answer as `completion` and how often they are solved as difficulty: `diq score --difficulty column:pass_rate "
         "--lower-is-harder`, then `diq select`.",
@@ -35,14 +38,24 @@ OTHER_LOSSES = {
     "KTOTrainer": "compares each row with others of its batch (the KL term), so a row's loss is no row's own. "
     f"{_SFT_OR_DPO}: `diq score` reads `prompt` and `completion` of the desirable rows.",
     **dict.fromkeys(
-        ("ORPOTrainer", "CPOTrainer"),
+        ("ORPOTrainer", "CPOTrainer", "TPOTrainer", "BCOTrainer"),
         "trains on a loss whose gradient DIQCallback does not know. "
         f"{_SFT_OR_DPO}: `diq score` reads `prompt` with `chosen` renamed to `completion`.",
     ),
-    "RewardTrainer": "trains a reward model, which predicts no tokens. Select its rows first with a language model: "
-    "`diq score`, with `chosen` renamed to `completion`.",
     **dict.fromkeys(
-        ("DistillationTrainer", "GKDTrainer"),
+        ("RewardTrainer", "PRMTrainer"),
+        "trains a reward model, which predicts no tokens. Select its rows first with a language model: `diq score`, "
+        "with `chosen` renamed to `completion`.",
+    ),
+    **dict.fromkeys(
+        (
+            "DistillationTrainer",
+            "AsyncDistillationTrainer",
+            "GKDTrainer",
+            "GOLDTrainer",
+            "IWOPDTrainer",
+            "SDFTTrainer",
+        ),
         f"learns a teacher's probabilities, which are no labels of the rows. {_SFT_OR_DPO}: `diq score`, then "
         "`diq select`.",
     ),

@@ -70,7 +70,7 @@ def test_patterns_and_folders(tmp_path):
     write(tmp_path / "splits" / "test.jsonl", json.dumps(ROWS[3]))
     splits = str(tmp_path / "splits")
     assert load_rows(splits).to_list() == ROWS and load_rows(splits, "test").to_list() == [ROWS[3]]
-    with pytest.raises(ValueError, match=r"Unknown split \"dev\"\. Should be one of \['train', 'test'\]"):
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], not 'dev'"):
         load_rows(splits, "dev")
     write(tmp_path / "parts" / "more.csv", TABLE)
     with pytest.raises(ValueError, match=r"several formats \(.*more.csv, .*part-\d.jsonl\)"):
@@ -107,8 +107,18 @@ def test_configurations_of_a_folder(tmp_path):
     several = str(tmp_path / "several")
     assert load_rows(several, config="a").to_list() == ROWS
     assert load_rows(several, config="b").to_list() == [ROWS[3]]
-    with pytest.raises(ValueError, match="Config name is missing"):
-        load_rows(several)
+    for config in (None, "c"):
+        with pytest.raises(ValueError, match=r"has the configurations \['a', 'b'\]. Name one of them with --name"):
+            load_rows(several, config=config)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"has the splits \['train'\], not 'dev'. Name one of them with --split"):
+            load_rows(several, split="dev", config="a", streaming=streaming)
+
+
+def test_a_saved_dataset_without_rows(tmp_path):
+    Dataset.from_dict({"question": [], "answer": []}).save_to_disk(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no rows"):
+        load_rows(str(tmp_path / "none"))
 
 
 def test_datasets_of_the_hub(monkeypatch):

@@ -88,10 +88,40 @@ def test_nothing_can_be_trained_on(tmp_path, model_folder):
     assert result.exit_code == 1 and "refused 1 × its text to train on is empty" in result.stdout
 
 
+def test_remedies_are_options(tmp_path, model_folder):
+    """Of LIMA's and No Robots' rows; numbers that tell rows apart are one reason, those of parts stay."""
+    write_rows(tmp_path, lima=[{"conversations": ["Why?", "So."]}], robots=[{"prompt": "Why?", "messages": []}])
+    told = run("look", tmp_path / "lima.jsonl", "--model", model_folder).stdout
+    assert told.count("`--prompt '{conversations[0]}' --completion '{conversations[1]}'`") == 2, told
+    assert "with `--columns messages`" in run("look", tmp_path / "robots.jsonl", "--model", model_folder).stdout
+
+
 def test_the_template_that_would_fit_has_shell_quotes(tmp_path, model_folder):
     write_rows(tmp_path, pool=[{"Query": "Why?", "Reply": "So."}])
     result = run("look", tmp_path / "pool.jsonl", "--model", model_folder)
     assert "Read them with `--prompt '{Query}' --completion '{Reply}'`." in result.stderr
+
+
+def test_a_line_break_as_it_is_typed(look):
+    """Of the paper's pool `<think>…</think>\\n\\n…` in a shell's quotes is a backslash and an n."""
+    result = look(
+        "--prompt", "{Question}", "--completion", r"<think>{Complex_CoT}</think>\n\n{Response} \\nu", "--row", 0
+    )
+    assert result.exit_code == 0, result.stderr
+    assert r"\n" not in result.stdout.replace(r"\nu", "") and r" \nu" in result.stdout
+    preset = look("--columns", "medical-o1", "--row", 0).stdout
+    assert result.stdout.replace(r" \nu", "").split("trained (")[1][4:80] == preset.split("trained (")[1][4:80]
+
+
+def test_conversations_under_any_name(tmp_path, model_folder):
+    turns = [{"role": "developer", "content": "Short."}, {"role": "user", "content": "می\u200cروم"}]
+    write_rows(tmp_path, pool=[{"dialog": [*turns, {"role": "assistant", "content": "So."}]}])
+    words = ["look", tmp_path / "pool.jsonl", "--model", model_folder]
+    assert "Read them with `--messages 'dialog'`." in run(*words).stderr
+    result = run(*words, "--messages", "dialog")
+    # Roles are those that the template is given, and joiners are part of the script.
+    assert "trained; developer, user, assistant" in result.stdout and "می\u200cروم" in result.stdout
+    assert "leave out --messages" in run(*words, "--messages", "dialog", "--columns", "messages").stderr
 
 
 @pytest.mark.parametrize("width", [100, 30])

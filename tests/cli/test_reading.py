@@ -5,9 +5,11 @@ import json
 import pytest
 from commands import run, write_rows
 from conftest import SENTENCES
-from datasets import load_from_disk
+from datasets import ClassLabel, Dataset, load_from_disk
 
 from diq_hf.cli.inputs import load_rows
+from diq_hf.cli.reading import Reading
+from diq_hf.rows.encoded import RowError
 from diq_hf.rows.presets import PRESETS
 
 
@@ -131,6 +133,30 @@ def test_validation_in_the_pools_columns(score, tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     assert "no known format" in score(rows[:9], "--columns", "medical-o1", "--overwrite", validation=known).stderr
+
+
+def test_choices_beside_a_pool_stay_what_they_are():
+    """MMLU beside GSM8K has `question` and `answer` as well, and would be asked without its options."""
+    choices = Dataset.from_list([HUB["question-answer"](0) | {"choices": ["a", "b"], "answer": 1}])
+    plain = Dataset.from_list([HUB["question-answer"](0)])
+    reading = Reading(columns="question-answer")
+    assert reading.beside(choices).column_names == choices.column_names
+    assert reading.beside(plain).column_names == ["prompt", "completion"]
+    assert Reading().beside(plain, "question-answer").column_names == ["prompt", "completion"]
+
+
+def test_classes_are_called_by_their_names(model_folder, tmp_path):
+    """Of a ClassLabel column a template reads what the class is called, not its number."""
+    labels = ClassLabel(names=["neg", "pos"])
+    rows = Dataset.from_dict({"text": ["Bad.", "Good.", "Odd."], "label": [0, 1, None]}).cast_column("label", labels)
+    template = Reading(prompt="{text}", completion="{label}").template
+    with pytest.raises(RowError, match="Row 2: its column 'label' is null"):
+        template.apply(rows)
+    for taken in (rows.select([0, 1]), rows.select([0, 1]).to_iterable_dataset()):
+        assert [row["completion"][0]["content"] for row in template.apply(taken)] == ["neg", "pos"]
+    rows.save_to_disk(tmp_path / "rows")
+    shown = run("look", tmp_path / "rows", "--model", model_folder, "--prompt", "{text}", "--completion", "{label}")
+    assert "pos<|end|>" in shown.stdout and "row 2  refused: its column 'label' is null" in shown.stdout
 
 
 def test_select_without_all_scores(tmp_path, model_folder, validation):

@@ -72,6 +72,42 @@ def test_planted_leaks_are_named_and_left_out(validation, tmp_path):
     assert result.exit_code == 1 and "c has 0 rows that can be taken, of 12, and `--per-task` is 9" in result.stderr
 
 
+def test_rows_that_are_read_by_their_columns_names(tmp_path):
+    """MedQuAD's `Question` and `Answer` are no preset's: they are read, and it is told how."""
+    asked = [{"Question": question(i)["question"], "Answer": question(i)["answer"]} for i in range(6)]
+    write_rows(tmp_path, a=asked[:4], pool=asked[3:])
+    words = ["--source", f"a={tmp_path}/a.jsonl", "--pool", tmp_path / "pool.jsonl", "--output", tmp_path / "v.jsonl"]
+    result = run("validation", *words, "--per-task", 3)
+    told = " ".join(result.stderr.split())
+    assert result.exit_code == 0 and "1 of 4 a rows stand in" in told and "a row 3 in row 0 (the same)" in told, told
+    assert told.count("is read by its columns' names: '{Question} and its answer {Answer}'") == 2
+    assert [row["source_row"] for row in lines(tmp_path / "v.jsonl")] == [0, 1, 2]
+
+
+def test_choices_are_found_with_options_and_without(tmp_path):
+    """In a pool of the same columns, in one that has the questions alone, and among held-out rows."""
+    choices = [question(i) | {"choices": ["Yes, it is.", "No."], "answer": i % 2} for i in range(6)]
+    write_rows(
+        tmp_path,
+        a=choices,
+        pool=[*choices[:1], question(8) | {"choices": ["Yes.", "No."], "answer": 7}],
+        plain=[question(1), question(9)],
+        held=[{"prompt": f"{choices[2]['question']}\n\nA. Yes, it is.\nB. No.", "completion": "B"}],
+    )
+    others = [
+        "--pool",
+        tmp_path / "pool.jsonl",
+        "--pool",
+        tmp_path / "plain.jsonl",
+        "--held-out",
+        tmp_path / "held.jsonl",
+    ]
+    words = ["--source", f"a={tmp_path}/a.jsonl", *others, "--output", tmp_path / "v.jsonl"]
+    result = run("validation", *words, "--per-task", 3)
+    assert result.exit_code == 0, result.stderr
+    assert [row["source_row"] for row in lines(tmp_path / "v.jsonl")] == [3, 4, 5]
+
+
 def test_rows_that_are_there_twice(tmp_path):
     rows = [question(i) for i in range(6)]
     write_rows(

@@ -125,6 +125,11 @@ def test_a_question_without_one_right_answer_is_refused_by_its_row(tokenizer, po
         HeldOut([pool[0], question(**changes)], RowEncoder(tokenizer))
 
 
+def test_a_question_and_its_answer_are_told_how_to_be_read(tokenizer):
+    with pytest.raises(RowError, match=r"Held-out Row 0 .*Read them with `columns='question-answer'`"):
+        HeldOut([{"question": "Why?", "answer": "So.", "options": None}], RowEncoder(tokenizer))
+
+
 def test_rows_and_questions_stand_together(model, tokenizer, pool):
     rows = [
         pool[0] | {"task": "rows"},

@@ -106,7 +106,7 @@ def test_heads_in_any_order():
 @pytest.mark.parametrize(
     ("id2label", "labels", "expected"),
     [
-        ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, None, [0, 1, 2]),
+        ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1, 2]),
         ({0: "5 stars", 1: "1 star", 2: "10 stars"}, None, [1, 0, 2]),
         ({0: "-1", 1: "-2", 2: "0"}, None, [1, 0, 2]),
         ({0: "level-1", 1: "level-2", 2: "level-3"}, None, [0, 1, 2]),
@@ -125,6 +125,7 @@ def test_class_order(id2label, labels, expected):
     [
         ({0: "benign", 1: "malignant"}, None),
         ({0: "hard", 1: "reasoning"}, None),
+        ({0: "LABEL_0", 1: "LABEL_1"}, None),
         ({0: "1", 1: "level 1"}, None),
         ({0: "a", 1: "b"}, ["a", "c"]),
     ],

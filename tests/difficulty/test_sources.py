@@ -278,19 +278,16 @@ def test_sources_by_name(classifier_folder):
         {0: "knowledge", 1: "reasoning"},
         {0: "Reasoning-heavy", 1: "Knowledge-heavy"},
         {0: "hard", 1: "easy"},
-        {0: "LABEL_0", 1: "LABEL_1"},
     ],
 )
-def test_a_binary_checkpoint_by_name(id2label, classifier_folder, tokenizer, validation, caplog):
+def test_a_binary_checkpoint_by_name(id2label, classifier_folder, tokenizer, validation):
     """Of the shape of public checkpoints that tell reasoning from knowledge: P(harder), whichever class that is."""
     folder = classifier_folder(id2label)
     rows = Dataset.from_list([chat(A, B), chat(C, D)])
-    with caplog.at_level("WARNING", "diq_hf"):
-        source = difficulty_source(folder)
-    assert ("says nothing of their order" in caplog.text) == (id2label[0] == "LABEL_0")
+    source = difficulty_source(folder)
     found = DIQScorer(make_model(), validation, tokenizer, difficulty=fp32(folder)).score(rows)["difficulty"][:]
     model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    harder = next(i for i, name in id2label.items() if name in ("reasoning", "Reasoning-heavy", "hard", "LABEL_1"))
+    harder = next(i for i, name in id2label.items() if name in ("reasoning", "Reasoning-heavy", "hard"))
     for text, difficulty in zip((A, C), found, strict=True):
         with torch.no_grad():
             p = model(**make_tokenizer()(text, return_tensors="pt")).logits[0].double().softmax(0)
@@ -299,6 +296,15 @@ def test_a_binary_checkpoint_by_name(id2label, classifier_folder, tokenizer, val
     names = list(id2label.values())
     turned = [difficulty_source(folder, labels=order).fingerprint for order in (names, names[::-1])]
     assert len(set(turned)) == 2 and source.fingerprint in turned
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_classes_that_nobody_named_have_no_order(classes, classifier_folder):
+    folder = classifier_folder({i: f"LABEL_{i}" for i in range(classes)})
+    with pytest.raises(ValueError, match=r"which is harder is not said.*pass `labels=`, from easiest to hardest"):
+        difficulty_source(folder)
+    order = [f"LABEL_{i}" for i in reversed(range(classes))]
+    assert difficulty_source(folder, labels=order).classifier.heads == {"difficulty": [*reversed(range(classes))]}
 
 
 def test_pass_rates_count_down(tokenizer, validation):

@@ -94,11 +94,21 @@ def test_answers(answer):
         (FOUR, None, "none of"),
         (FOUR, True, "none of"),
         (["a"], 0, "1 options"),
+        (["", "a", "b"], 0, "an option that is empty"),
+        ("A. a\nB. b", "A", "are one string"),  # not a list of letters
     ],
 )
 def test_bad_choices(options, answer, error):
     with pytest.raises(RowError, match=error):
         choice_row(ASKED, options, answer)
+
+
+def test_options_keep_their_places():
+    """An empty one moves no other, a number that is a name is one, and ARC's `label` and `text` are two lists."""
+    assert choice_row(ASKED, ["", "HIV", "E. coli"], 1)["completion"][0]["content"] == "A. HIV"
+    assert choice_row(ASKED, {"1": "HIV", "2": "E. coli"}, 1)["completion"][0]["content"] == "A. HIV"
+    arc = {"question": ASKED, "choices": {"text": list(FOUR.values()), "label": list(FOUR)}, "answerKey": "B"}
+    assert read_question(arc) == choice_row(ASKED, FOUR, "B")
 
 
 def test_rows_of_ones_own():

@@ -110,6 +110,14 @@ def test_bad_values(value, error, tokenizer, caplog):
     assert skipped[:] == {"prompt": [None], "completion": [None]} and "row 0" in caplog.text
 
 
+def test_the_remedy_names_the_whole_part():
+    """As of SQuAD's `answers` and PubMedQA's `context`."""
+    with pytest.raises(RowError, match=r"Name one of them: \{answers\[text\]\[0\]\}"):
+        ColumnTemplate("{question}", "{answers[text]}")({"question": USER, "answers": {"text": [ANSWER]}})
+    with pytest.raises(RowError, match=r"Name a part of it: \{turns\[1\]\[role\]\}"):
+        ColumnTemplate("{question}", "{turns[1]?}")({"question": USER, "turns": ["a", {"role": "b"}]})
+
+
 def test_a_picture_is_refused(tokenizer):
     PIL = pytest.importorskip("PIL.Image")
     rows = Dataset.from_list([{"question": PIL.new("L", (1, 1)), "answer": "No."}]).cast_column("question", Image())
@@ -174,6 +182,28 @@ def test_unknown_shape(tokenizer):
     assert fitting_template(["a", "b"]) is None and "ColumnTemplate('{a_column}'" in unknown_shape(["a", "b"])
     with pytest.raises(RowError, match=r"its columns .* no known format.* with `columns='question-answer'`"):
         RowEncoder(tokenizer)({"question": USER, "answer": ANSWER})
+
+
+@pytest.mark.parametrize(
+    ("row", "fitting"),
+    [
+        ({"dialog": [{"role": "user", "content": USER}], "id": 1}, "ColumnTemplate(messages='dialog')"),
+        ({"conversation": [{"from": "human", "value": USER}]}, "ColumnTemplate(messages='conversation')"),
+        ({"data": [USER, ANSWER]}, None),
+        # Questions of multiple choice are no questions without their options (MMLU, MedQA, MedReason).
+        ({"question": USER, "choices": ["a", "b"], "answer": 1}, None),
+        ({"question": USER, "options": {"A": "a", "B": "b"}, "answer": "a"}, None),
+        (
+            {"question": USER, "options": "A. a\nB. b", "answer": "B"},
+            "ColumnTemplate('{question}\\n\\n{options}', '{answer}')",
+        ),
+    ],
+)
+def test_fitting_shapes(row, fitting):
+    assert fitting_template(row, row) == fitting
+    said = unknown_shape(row, row)
+    assert f"Read them with `columns={fitting}`" in said if fitting else "Read them with" not in said
+    assert ("read_question" in said) == (fitting is None and "question" in row)
 
 
 def test_validation_rows_in_their_own_format(tokenizer):

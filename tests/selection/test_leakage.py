@@ -69,6 +69,22 @@ def test_other_formats_and_none(pool):
     assert find_leaks(pool.select([]), pool) == [] == find_leaks(pool, pool.select([]))
 
 
+def test_questions_with_and_without_options(pool):
+    """Validation rows have options, and the pool that was made of the same questions has none (or the reverse)."""
+    options = ["\n\nA. Insulin\nB. Calcium\nC. Dialysis", "\n(a) Calcium\n\n(b) Insulin\n", "\n1) Calcium\n2) Insulin"]
+    for shown in options:
+        others = rows(("Something else, is it not?" + shown, "A."), (QUESTIONS[2].upper() + shown, "A. Insulin"))
+        expected = [Leak(2, 1, 1.0, "prompt")]
+        assert find_leaks(pool, others) == expected
+        assert [(leak.other_row, leak.pool_row) for leak in find_leaks(others, pool)] == [(2, 1)]
+    # With two sets of options they are two questions.
+    asked = "Which of these is a virus of the airways?"
+    one, two = (
+        rows((f"{asked}\n\nA. {a}\nB. {b}", "A")) for a, b in (("flu", "tinea capitis"), ("mumps virus", "lice"))
+    )
+    assert find_leaks(one, two) == [] and len(find_leaks(one, one)) == 1
+
+
 def test_signs_are_no_punctuation():
     sums = rows(("What is 5 + 3?", "8"), ("What is 5-3?", "2"), ("Is x = y?", "No"))
     assert find_leaks(sums, rows(("What is 5 - 3", "two"), ("Is x < y?", "No"))) == [Leak(1, 0, 1.0, "prompt")]

@@ -1,13 +1,17 @@
 """Trainers whose rows cannot be scored are refused by name, with what to do instead, before they train."""
 
+import contextlib
 import importlib
+import pkgutil
 
 import pytest
+import trl.experimental
 from conftest import SENTENCES, make_model, make_tokenizer
 from datasets import Dataset
 from trainings import PLAIN
 
 from diq_hf import DIQCallback
+from diq_hf.training.trainers import OTHER_LOSSES
 
 
 PROMPTS = [{"prompt": SENTENCES[i % 4]} for i in range(4)]
@@ -58,4 +62,21 @@ def test_refused_by_name(name, subclass, tmp_path):
             processing_class=make_tokenizer(),
             callbacks=[DIQCallback],
             **rewarded if name in ("GRPO", "RLOO") else {},
+        )
+
+
+def test_every_trainer_of_trl_is_known():
+    """Those that are here today, wherever: it works, or is refused by its own name or its parent's."""
+    homes = [trl, *(f"trl.experimental.{found.name}" for found in pkgutil.iter_modules(trl.experimental.__path__))]
+    found = {}
+    for home in homes:
+        with contextlib.suppress(ImportError, RuntimeError):  # of those that need other packages
+            home = importlib.import_module(home) if isinstance(home, str) else home
+            found |= {name: getattr(home, name) for name in dir(home) if name.endswith("Trainer")}
+    assert {"SFTTrainer", "DPOTrainer", "GRPOTrainer", "KTOTrainer", "RewardTrainer"} <= set(found)
+    for name, kind in found.items():
+        names = {parent.__name__.lstrip("_") for parent in kind.__mro__}
+        scored = names & {"SFTTrainer", "DPOTrainer"} and "compute_loss" not in vars(kind)
+        assert name in ("SFTTrainer", "DPOTrainer") or scored or names & set(OTHER_LOSSES), (
+            f"{name} would be met by a general error, or by none"
         )
