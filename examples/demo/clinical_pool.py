@@ -9,11 +9,11 @@
 * 12 ``corrupted``: the prompt of such a row under a spoiled answer (another row's answer, shuffled words, a wrong
   final answer, or a text that breaks off and starts again; three of each).
 
-``clinical_pool(small=True)`` gives 64 shorter ones: 32, 8, 8, 8 and 8 of these kinds, of at most four steps.
+``clinical_pool(small=True)`` gives 40 shorter ones: 20, 5, 5, 5 and 5 of these kinds, of at most three steps.
 
 ``clinical_validation()`` gives 24 clean rows, 8 of them from templates held out of the pool and 16 from templates of
 the pool with other parameters: the two sets draw from the even and the odd places of every number range, so
-they share no vignette whatever the seeds. Its small form has 12 rows.
+they share no vignette whatever the seeds. Its small form has 7 rows.
 
 The other columns are for the reader and never for the scorer: ``steps`` is the number of reasoning steps written in
 the answer (1 to 6), ``knowledge`` is ``common`` or ``rare``, ``source_id`` names the row a copy was made from (else
@@ -78,13 +78,11 @@ TEMPLATES = {
     "neoplasia": (4, 5, 6),
 }
 SMALL_TEMPLATES = {
-    **dict.fromkeys(("anion_gap", "osmolar_gap", "gas_exchange", "burn", "probability"), (3,)),
-    **dict.fromkeys(("renal_dose", "child_fluid"), (2,)),
-    **dict.fromkeys(("calcium", "long_qt"), (2, 3)),
-    **dict.fromkeys(("sodium", "iron", "thyroid", "hepatitis", "whipple"), (1, 2)),
-    **dict.fromkeys(("shock", "wilson", "urea cycle", "encephalitis"), (1, 3)),
-    "porphyria": (1, 4),
-    "neoplasia": (4,),
+    **dict.fromkeys(("osmolar_gap", "gas_exchange", "probability", "encephalitis"), (3,)),
+    **dict.fromkeys(("anion_gap", "calcium", "long_qt"), (2,)),
+    **dict.fromkeys(("iron", "thyroid"), (1, 2)),
+    **dict.fromkeys(("hepatitis", "shock", "wilson", "urea cycle"), (1, 3)),
+    "sodium": (1,),
 }
 VALIDATION = {
     "water_deficit": (4, 5),  # held out of the pool, like the next three
@@ -107,9 +105,8 @@ VALIDATION = {
     "neoplasia": (4,),
 }
 SMALL_VALIDATION = {
-    **dict.fromkeys(("water_deficit", "purpura", "adrenal"), (3,)),
-    **dict.fromkeys(("anion_gap", "renal_dose", "calcium", "long_qt", "porphyria", "wilson", "urea cycle"), (2,)),
-    **dict.fromkeys(("angioedema", "encephalitis"), (3,)),
+    **dict.fromkeys(("purpura", "angioedema", "adrenal"), (3,)),
+    **dict.fromkeys(("long_qt", "wilson", "urea cycle", "encephalitis"), (2,)),
 }
 SYNONYMS = (
     ("What is the diagnosis?", "Which disease is this?", "What is the most likely diagnosis?", "Name the diagnosis."),
@@ -210,13 +207,13 @@ def spoil(rng: random.Random, how: int, text: str, other: str) -> str:
 
 
 def clinical_pool(seed: int = 0, small: bool = False) -> list[dict]:
-    templates, spoiled = (SMALL_TEMPLATES, 8) if small else (TEMPLATES, 12)
+    templates, spoiled = (SMALL_TEMPLATES, 5) if small else (TEMPLATES, 12)
     rng = random.Random(seed)
     draw = Draw(rng, half=0)
     rows = generated_rows(draw, templates)
     by_hand, facts = ([case for case in CASES if case.template == kind] for kind in ("hand", "trivial"))
     if small:
-        by_hand, facts = sorted(by_hand, key=lambda case: len(case.steps))[:8], facts[:8]
+        by_hand, facts = sorted(by_hand, key=lambda case: len(case.steps))[:5], facts[:5]
     rows += [case_row(draw, "handwritten", case, len(case.steps)) for case in by_hand]
     chosen = rng.sample(range(len(rows)), len(rows))
     copied, reasoned = chosen[:spoiled], [i for i in chosen[spoiled:] if rows[i]["steps"] > 1][:spoiled]

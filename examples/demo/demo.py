@@ -130,8 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
         Dataset.from_list(clinical_validation(small=small)),
     )
     console.print(
-        f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}. Scoring them takes about a "
-        "minute, or two on old cores …",
+        f"{len(pool)} rows in the pool, {len(validation)} validation rows, model {model}. Scoring them takes half a "
+        "minute, or up to two on old cores …",
         highlight=False,
     )
 
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     fp32 = {"dtype": "float32"}
     diq_score = DIQScorer(model, validation, extra_columns=("num_tokens", "mismatch"), model_init_kwargs=fp32)
     start = time.perf_counter()
-    diq_score.calibrate(pool)
+    diq_score.calibrate(pool, size=32)
     scored = pool.map(diq_score, batched=True, desc="Scoring the pool")
     seconds = time.perf_counter() - start
 

@@ -175,7 +175,7 @@ def test_demo(model_folder, tmp_path):
     assert "Warning" not in result.stderr
     assert "%|" not in result.stderr + result.stdout  # no bars in a log
     for shown in (
-        "64 rows in the pool",
+        "40 rows in the pool",
         "whole pool",
         "Q1",
         "Taken first",
@@ -186,7 +186,7 @@ def test_demo(model_folder, tmp_path):
         assert shown in result.stdout
     assert (tmp_path / "quadrants.png").read_bytes().startswith(b"\x89PNG")
     subset = load_from_disk(tmp_path / "subset")
-    assert subset["diq_rank"][:] == list(range(1, 9))
+    assert subset["diq_rank"][:] == list(range(1, 6))
     page = re.search(r"Report: (file://\S+/report\.html) ", result.stdout)[1]
     assert "Clinical pool" in Path(page.removeprefix("file://")).read_text(encoding="utf-8")
 
