@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils import str_to_bool
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.distributed import DistributedConfig
 from transformers.utils import find_adapter_config_file
+
+from .sharding import check_torch
 
 
 def load_model(model: Any, processing_class: Any = None, model_init_kwargs: dict | None = None) -> tuple[Any, Any]:
@@ -41,6 +45,7 @@ def launched_shards() -> dict[str, Any]:
 
     Raises:
         `ValueError`: The launcher was told to use FSDP's first version.
+        `ImportError`: torch or transformers is too old for it.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes == 1 or not str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
@@ -49,6 +54,12 @@ def launched_shards() -> dict[str, Any]:
         raise ValueError(
             "A model sharded by FSDP's first version cannot be scored, for it flattens the weights. Set "
             "`fsdp_version: 2` in accelerate's configuration, or `--fsdp_version 2`."
+        )
+    check_torch()
+    if "fsdp_size" not in DistributedConfig.__dataclass_fields__:
+        raise ImportError(
+            f"A model is read in shards by transformers 5.14 and later, and this is {transformers.__version__}: "
+            "`pip install -U transformers`, or launch without `--use_fsdp`."
         )
     return {"distributed_config": {"fsdp_size": processes}}
 
@@ -66,6 +77,7 @@ def preferred_dtype() -> torch.dtype:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
+        # Before torch 2.10 nobody says what the CPU can: fp32 is never wrong there.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
     return torch.bfloat16 if native else torch.float32

@@ -144,12 +144,26 @@ def _accelerator() -> str:
     return "cuda" if found is None else found.type
 
 
+def check_torch() -> None:
+    """Refuses to shard with a torch whose FSDP2 cannot be told to put weights back in the midst of a pass.
+
+    Raises:
+        `ImportError`: It is older than 2.13.
+    """
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ImportError(
+            f"Models sharded by FSDP2 are scored with torch 2.13 and later, and this is {torch.__version__}: "
+            "`pip install -U torch`, or score a whole model (a process a device, without FSDP)."
+        )
+
+
 def check_placement(model: nn.Module) -> None:
     """Refuses wrapped models, and those whose weights cannot be brought together a layer at a time.
 
     Raises:
         `TypeError`: It is no transformers or PEFT model.
         `ValueError`: It is sharded in another way than by FSDP2 or ZeRO-3.
+        `ImportError`: It is sharded, and torch is too old for it.
     """
     for module in model.modules():
         if isinstance(module, FullyShardedDataParallel):
@@ -158,6 +172,8 @@ def check_placement(model: nn.Module) -> None:
                 "told. Use the second: `fsdp_version: 2` in accelerate's configuration, or "
                 "`torch.distributed.fsdp.fully_shard`."
             )
+        if isinstance(module, FSDPModule):
+            check_torch()
     if not isinstance(model, PreTrainedModel | PeftModel):
         raise TypeError(
             f"A {type(model).__name__} cannot be scored: pass the transformers or PEFT model itself, which is "

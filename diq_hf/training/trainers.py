@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOTrainer
 
-from ..engine.sharding import check_placement
+from ..engine.sharding import check_placement, check_torch
 from .plan import planned_by_budget
 from .sampler import SelectionSampler
 from .settings import Settings
@@ -166,6 +166,8 @@ def _check_processes(trainer: Trainer, settings: Settings) -> None:
             "Rows cannot be scored with a model sharded by FSDP's first version, which flattens its weights. Use the "
             "second: `fsdp_version: 2` in accelerate's configuration, or `fsdp_config={'version': 2}`."
         )
+    if trainer.is_fsdp_enabled:
+        check_torch()
     if trainer.is_deepspeed_enabled:
         if trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise ValueError(

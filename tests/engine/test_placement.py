@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_model
+from processes import needs_shards
 from test_fsdp import ROWS, VALIDATION
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from diq_hf.engine.influence import InfluenceEngine
+from diq_hf.engine.loading import launched_shards
 from diq_hf.engine.zero import gathered
 
 
@@ -31,6 +33,7 @@ def test_tensor_parallel(one_process):
         InfluenceEngine(model)
 
 
+@needs_shards
 def test_tensor_parallel_in_shards(one_process):
     model = make_model()
     fully_shard(model, mesh=init_device_mesh("cpu", (1,), mesh_dim_names=("tp",)))
@@ -71,6 +74,7 @@ def test_zero_3_of_some_weights():
         assert module.bias.shape == (2,)
 
 
+@needs_shards
 def test_fsdp_of_one_process(one_process):
     """In shards by name, and whole: nobody to wait for."""
     whole = InfluenceEngine(make_model())
@@ -84,3 +88,15 @@ def test_fsdp_of_one_process(one_process):
     for found, value in zip(engine.score(ROWS, engine.validation_gradient(VALIDATION)), expected, strict=True):
         assert (found == value).all()
     assert all(type(p.data) is not torch.Tensor for p in model.parameters())
+
+
+def test_shards_of_an_older_torch(one_process, monkeypatch):
+    """Refused before any pass: its FSDP2 cannot be told to let go of what an error left whole."""
+    monkeypatch.delattr(FSDPModule, "reset_iter_state", raising=False)
+    model = fully_shard(make_model(), mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ImportError, match=r"torch 2\.13.*pip install -U torch"):
+        InfluenceEngine(model)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ImportError, match=r"torch 2\.13"):
+        launched_shards()

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 from fsdp_scoring import SETTINGS, scored
-from processes import launched
+from processes import launched, needs_shards
+from transformers.distributed import DistributedConfig
 
 from diq_hf.engine.loading import launched_shards
 
@@ -40,6 +41,7 @@ def test_fsdp_resumes_and_refuses(found):
     assert found[1]["disk"].endswith("OSError: disk full")
 
 
+@needs_shards
 def test_fsdp_as_launched(monkeypatch):
     assert launched_shards() == {}
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -48,4 +50,13 @@ def test_fsdp_as_launched(monkeypatch):
     assert launched_shards() == {"distributed_config": {"fsdp_size": 4}}
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="--fsdp_version 2"):
+        launched_shards()
+
+
+@needs_shards
+def test_shards_that_an_older_transformers_cannot_read(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(DistributedConfig, "__dataclass_fields__", {"tp_size": None})
+    with pytest.raises(ImportError, match=r"transformers 5\.14.*pip install -U transformers"):
         launched_shards()
