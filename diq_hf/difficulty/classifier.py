@@ -243,7 +243,7 @@ class DifficultyClassifier:
                 Token; by default the one of `hf auth login`.
             revision (`str`, *optional*):
                 Branch.
-            commit_message (`str`, *optional*):
+            commit_message (`str`, *optional*, defaults to `"Upload difficulty classifier"`):
                 Message of the commit.
 
         Returns:

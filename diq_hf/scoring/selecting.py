@@ -130,7 +130,7 @@ def _look(
     places: tuple,
     score: Callable,
 ) -> Found:
-    """Scores the most promising rows of a dataset, by [`Search`]."""
+    """Scores some rows of a dataset, by a [`Draw`] or a [`Search`]."""
     source = scorer.difficulty
     rows = as_rows(read_columns(dataset[:], [*scorer.encoder.columns, *source.columns]))
     pool, texts, num_tokens, num_trained = _distinct(scorer, rows)
