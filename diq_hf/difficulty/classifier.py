@@ -91,9 +91,7 @@ class DifficultyClassifier:
         self.heads = class_heads(model.config.id2label, labels)
         positions = getattr(model.config, "max_position_embeddings", None) or 512
         self.max_length = min(tokenizer.model_max_length, positions)
-        if max_tokens_per_batch is None:
-            max_tokens_per_batch = 2048 if model.device.type == "cpu" else 16384
-        self.budget = TokenBudget(max_tokens_per_batch)
+        self.budget = TokenBudget.on(model.device, max_tokens_per_batch)
         self.card_files: dict[str, bytes] = {}
 
     @classmethod
