@@ -1,78 +1,12 @@
-"""How rows were scored and selected, as types: what `diq_recipe.json` holds, checked where it comes in.
+"""How rows were scored and selected, as types: what `diq_recipe.json` holds, checked where it comes in."""
 
-A fact is a field, and its JSON key is the field's name. To add one, add a field whose default is `None`: recipes that
-were published before it have no such key and read as `None`, and a `None` that is the default is not written. Keys
-that no field is named after are kept in `more` and written again, so that a recipe of a newer version loses nothing on
-its way through an older one. Only the selection (`_CLOSED`) refuses them: derived without one of its settings, it
-would be another selection.
-"""
-
-import math
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
+from .facts import Facts
 from .files import read_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """A JSON object of known keys.
-
-    Args:
-        more (`dict`, *optional*):
-            Keys that no field is named after, as they are.
-    """
-
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-    _CLOSED: ClassVar[bool] = False
-
-    @classmethod
-    def from_json(cls, value: Any, where: str = "recipe") -> Any:
-        """Reads parsed JSON.
-
-        Args:
-            value (`dict`):
-                The JSON object; one of this class is returned as it is.
-            where (`str`, *optional*, defaults to `"recipe"`):
-                What an error calls it.
-
-        Raises:
-            `ValueError`: A key is missing, unknown where none may be, or its value is of another type.
-        """
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be an object (a dict), not {_shown(value)}.")
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"{where} has the key {odd[0]!r}; keys are strings.")
-        known = [part for part in fields(cls) if part.name != "more"]
-        more = {name: part for name, part in value.items() if name not in {part.name for part in known}}
-        if more and cls._CLOSED:
-            raise ValueError(
-                f"{where} has {sorted(more)}, which this version does not know and which may decide what is selected. "
-                f"It knows {[part.name for part in known]}. Mend the name, or upgrade diq_hf."
-            )
-        hints = get_type_hints(cls)
-        read = {}
-        for part in known:
-            if part.name in value:
-                read[part.name] = _read(value[part.name], hints[part.name], f"{where}[{part.name!r}]")
-            elif part.default is MISSING and part.default_factory is MISSING:
-                raise ValueError(f"{where} has no {part.name!r}; it has {sorted(value)}.")
-        return cls(**read, more=more)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, from which `from_json` makes the same again."""
-        stated = {}
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if part.name != "more" and not (value is None and part.default is None):
-                stated[part.name] = _plain(value)
-        return stated | _plain(self.more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +122,8 @@ class SelectionSettings(Facts):
     """How rows are selected: the arguments of [`~diq_hf.select_subset`]. The defaults are the paper's, with nothing
     passed over; `strategy` is `None` for the whole pool, and equal shares of a column are a `balance` without shares.
     `thresholds` (of difficulty, and of what influences are worth) are estimates, where not every row was scored.
+
+    Derived without one of its settings, it would be another selection: so one that is not known is refused.
     """
 
     strategy: str | None = "diq"
@@ -206,7 +142,7 @@ class SelectionSettings(Facts):
     thresholds: tuple[float, ...] | None = None
     order: str | None = None
 
-    _CLOSED: ClassVar[bool] = True
+    CLOSED: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,44 +248,3 @@ class Recipe(Facts):
             `ValueError`: It is torn, no JSON, or not a recipe; the error names file and key.
         """
         return cls.from_json(read_json(path, name), f"{name or path}: recipe")
-
-
-def _read(value: Any, kind: Any, where: str) -> Any:
-    """A JSON value as the type that a field asks for."""
-    if get_origin(kind) is types.UnionType:
-        if value is None:
-            return None
-        kind = get_args(kind)[0]  # all unions are `X | None`
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} must be a list, not {_shown(value)}.")
-        return tuple(_read(part, parts[0], f"{where}[{i}]") for i, part in enumerate(value))
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be an object (a dict), not {_shown(value)}.")
-        return {name: _read(part, parts[1], f"{where}[{name!r}]") for name, part in value.items()}
-    if kind is Any:
-        return value
-    if issubclass(kind, Facts):
-        return kind.from_json(value, where)
-    names = {str: "a string", bool: "true or false", int: "a whole number", float: "a finite number"}
-    fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if isinstance(value, int | float):
-        fits = fits and -(2**63) <= value < 2**63 if isinstance(value, int) else fits and math.isfinite(value)
-    if not fits:
-        raise ValueError(f"{where} must be {names[kind]}, not {_shown(value)}.")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Facts):
-        return value.to_json()
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

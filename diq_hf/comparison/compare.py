@@ -79,7 +79,7 @@ def compare(
             [`~diq_hf.comparison.heldout.HeldOut`].
         output (`str` or `Path`):
             Folder for results: `comparison.json`, `index.html`, `table.md` and `runs/`.
-        strategies (`Sequence[str]`, *optional*):
+        strategies (`Sequence[str]`, *optional*, defaults to `"diq"`, `"diq-paper"` and four baselines):
             Who chooses: names of [`~diq_hf.comparison.strategies.STRATEGIES`], with options of [`select_subset`] after
             a colon (`"diq:per=token"`), or `"column:NAME"`. `"random"` is always among them, as the mark to beat.
         ratio (`float` or `Sequence[float]`, *optional*, defaults to `0.1`):
@@ -91,8 +91,8 @@ def compare(
         training (`dict`, *optional*):
             Fields of [`~trl.SFTConfig`]. `per_device_train_batch_size` says how many tokens a step has: those of so
             many average rows.
-        lora (`dict`, *optional*):
-            Fields of [`~peft.LoraConfig`], by default the paper's (r = 8 on q, k, v); `None` trains all weights.
+        lora (`dict`, *optional*, defaults to `"auto"`):
+            Fields of [`~peft.LoraConfig`]; `"auto"` is the paper's (r = 8 on q, k, v), `None` trains all weights.
         model_init_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained`.
         difficulty (`str` or [`~diq_hf.difficulty.sources.DifficultySource`], *optional*, defaults to `"ifd"`):

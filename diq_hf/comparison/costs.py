@@ -1,8 +1,14 @@
-"""What choosing costs, in tokens through the model: counted from what each strategy must compute, once."""
+"""What choosing costs, in tokens through the model: counted from what each strategy must compute, once; and, with a
+training, what a strategy costs in all.
+"""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from .results import Work
+import numpy as np
+
+from ..facts import Facts
+from .results import Comparison, Work
 
 
 # What a strategy needs is made of these passes over the pool; one that several need is paid by each of them.
@@ -53,3 +59,51 @@ def selecting(needs: Iterable[str], works: Mapping[str, Work], free: Iterable[st
     if "scores" in parts:
         parts.discard("losses")  # the same forward pass
     return sum((works[part] for part in sorted(parts)), Work())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalCost(Facts):
+    """What a strategy costs at one budget: choosing and one training, in passes over the pool, and in seconds."""
+
+    strategy: str
+    ratio: float | None = None
+    selecting: float
+    training: float
+    selecting_seconds: float
+    training_seconds: float
+
+    @property
+    def epochs(self) -> float:
+        return self.selecting + self.training
+
+    @property
+    def seconds(self) -> float:
+        return self.selecting_seconds + self.training_seconds
+
+
+def total_costs(comparison: Comparison) -> list[TotalCost]:
+    """What each strategy costs at each budget: choosing, and the mean of its trainings.
+
+    Raises:
+        `ValueError`: The comparison does not say what an epoch is, or what a choice took.
+    """
+    epoch = comparison.epoch.passes
+    if epoch <= 0:
+        raise ValueError("`epoch` of a comparison must state the tokens of one pass over the pool.")
+    choices = {(choice.strategy, choice.ratio): choice.selecting for choice in comparison.choices}
+    found = []
+    for (strategy, ratio), runs in comparison.by_strategy().items():
+        if (strategy, ratio) not in choices and ratio is not None:
+            raise ValueError(f"The comparison has runs of {strategy!r} at {ratio}, but not what it chose (`choices`).")
+        selecting = choices.get((strategy, ratio))  # taking all rows costs nothing
+        found.append(
+            TotalCost(
+                strategy=strategy,
+                ratio=ratio,
+                selecting=selecting.passes / epoch if selecting else 0.0,
+                training=float(np.mean([run.training.passes for run in runs.values()])) / epoch,
+                selecting_seconds=float(selecting.seconds) if selecting else 0.0,
+                training_seconds=float(np.mean([run.training.seconds for run in runs.values()])),
+            )
+        )
+    return found

@@ -38,9 +38,7 @@ class Forward:
             self.row_limit = row_limit(self.backbone, self.row_loss.decoder, model.config.get_text_config())
             self.packing = Packing(self.backbone, self.row_loss.decoder)
         self.device = device_of(model.get_input_embeddings())
-        if max_tokens_per_batch is None:
-            max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
-        self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
+        self.budget = TokenBudget.on(self.device, max_tokens_per_batch, self.packing.possible)
 
     def losses(self, rows: Sequence[EncodedRow], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Each row's cross-entropy, summed over its trained tokens: nats, float64, of shape `(len(rows),)`."""

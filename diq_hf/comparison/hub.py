@@ -4,9 +4,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from ..files import read_json
 from ..names import full_repo_id, is_repo_id, refuse_public
 from ..publishing.commits import make_ready, saying_what_to_do
-from ..recipe import read_json
 from .results import Comparison
 
 

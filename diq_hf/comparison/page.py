@@ -9,9 +9,10 @@ import numpy as np
 from .. import __version__
 from ..publishing.markdown import code
 from ..reporting.pages import write
+from .costs import total_costs
 from .figures import COLORS, draw_costs
 from .results import Comparison
-from .statistics import BASELINE, Difference, costs, differences, visible
+from .statistics import BASELINE, Difference, differences, visible
 from .taken import MISMATCHED, Taken, rows_of
 
 
@@ -122,7 +123,7 @@ class _Book:
         self.parts = {
             (part.strategy, part.ratio, part.against, part.metric, part.per, part.group): part for part in self.found
         }
-        self.costs = {(cost.strategy, cost.ratio): cost for cost in costs(comparison)}
+        self.costs = {(cost.strategy, cost.ratio): cost for cost in total_costs(comparison)}
         self.numbers = {name: i for i, name in enumerate(comparison.strategies, 1)}
         names = list(dict.fromkeys(comparison.heldout.groups))
         self.groups = names if len(names) > 1 else []

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..recipe import Facts, ModelFacts, Source
+from ..facts import Facts
+from ..recipe import ModelFacts, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,3 +158,13 @@ class Comparison(Facts):
     versions: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
     quick: bool = False
+
+    def by_strategy(self) -> dict[tuple[str, float | None], dict[int, RunFacts]]:
+        """The runs of each strategy and budget by seed, in the order that was asked for."""
+        found: dict[tuple[str, float | None], dict[int, RunFacts]] = {}
+        for strategy in self.strategies:
+            for ratio in (*self.ratios, None):
+                runs = {run.seed: run for run in self.runs if (run.strategy, run.ratio) == (strategy, ratio)}
+                if runs:
+                    found[strategy, ratio] = dict(sorted(runs.items()))
+        return found

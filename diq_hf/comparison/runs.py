@@ -12,8 +12,7 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 
 from ..digest import digest
-from ..files import remove_leftovers, replacing
-from ..recipe import read_json
+from ..files import read_json, remove_leftovers, replacing
 from .batches import TokenBatches
 from .heldout import HeldOut
 from .results import RunFacts

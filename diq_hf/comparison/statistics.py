@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..recipe import Facts
+from ..facts import Facts
 from .results import Comparison, RunFacts
 
 
@@ -88,26 +88,6 @@ class Difference(Facts):
         return self.significant and (self.difference < 0) == (self.metric == "loss")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TotalCost(Facts):
-    """What a strategy costs at one budget: choosing and one training, in passes over the pool, and in seconds."""
-
-    strategy: str
-    ratio: float | None = None
-    selecting: float
-    training: float
-    selecting_seconds: float
-    training_seconds: float
-
-    @property
-    def epochs(self) -> float:
-        return self.selecting + self.training
-
-    @property
-    def seconds(self) -> float:
-        return self.selecting_seconds + self.training_seconds
-
-
 def differences(
     comparison: Comparison, baseline: str = BASELINE, samples: int = 10_000, seed: int = 0
 ) -> list[Difference]:
@@ -166,50 +146,11 @@ def visible(comparison: Comparison, found: Sequence[Difference] | None = None, p
     return float(np.median(widths)) if widths else None
 
 
-def costs(comparison: Comparison) -> list[TotalCost]:
-    """What each strategy costs at each budget: choosing, and the mean of its trainings.
-
-    Raises:
-        `ValueError`: The comparison does not say what an epoch is, or what a choice took.
-    """
-    epoch = comparison.epoch.passes
-    if epoch <= 0:
-        raise ValueError("`epoch` of a comparison must state the tokens of one pass over the pool.")
-    choices = {(choice.strategy, choice.ratio): choice.selecting for choice in comparison.choices}
-    found = []
-    for (strategy, ratio), runs in _by_strategy(comparison).items():
-        if (strategy, ratio) not in choices and ratio is not None:
-            raise ValueError(f"The comparison has runs of {strategy!r} at {ratio}, but not what it chose (`choices`).")
-        selecting = choices.get((strategy, ratio))  # taking all rows costs nothing
-        found.append(
-            TotalCost(
-                strategy=strategy,
-                ratio=ratio,
-                selecting=selecting.passes / epoch if selecting else 0.0,
-                training=float(np.mean([run.training.passes for run in runs.values()])) / epoch,
-                selecting_seconds=float(selecting.seconds) if selecting else 0.0,
-                training_seconds=float(np.mean([run.training.seconds for run in runs.values()])),
-            )
-        )
-    return found
-
-
-def _by_strategy(comparison: Comparison) -> dict[tuple[str, float | None], dict[int, RunFacts]]:
-    """The runs of each strategy and budget by seed, in the order that was asked for."""
-    found: dict[tuple[str, float | None], dict[int, RunFacts]] = {}
-    for strategy in comparison.strategies:
-        for ratio in (*comparison.ratios, None):
-            runs = {run.seed: run for run in comparison.runs if (run.strategy, run.ratio) == (strategy, ratio)}
-            if runs:
-                found[strategy, ratio] = dict(sorted(runs.items()))
-    return found
-
-
 class _Pairs:
     """Each strategy and budget beside the baseline that it is held against."""
 
     def __init__(self, comparison: Comparison, baseline: str):
-        self.runs, self.baseline = _by_strategy(comparison), baseline
+        self.runs, self.baseline = comparison.by_strategy(), baseline
         self.ratios = comparison.ratios
 
     def __iter__(self) -> Iterator[tuple[str, float | None, float | None]]:

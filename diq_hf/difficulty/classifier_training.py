@@ -24,8 +24,9 @@ from ..rows.presets import column_template
 from ..rows.templates import ColumnTemplate
 from ..rows.validation import row_name
 from .agreement import calibration, confusion_matrix, prediction_figures
-from .classifier import DEFAULT_ENCODER, PERSPECTIVES, DifficultyClassifier
+from .classifier import DEFAULT_ENCODER, DifficultyClassifier
 from .classifier_card import write_card
+from .heads import PERSPECTIVES
 from .holdout import hold_out
 from .levels import NUM_LEVELS, as_level
 

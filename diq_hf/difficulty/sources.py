@@ -14,7 +14,8 @@ from ..digest import digest
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import TEXTS, RowEncoder
 from .answers import AnswerLosses, given_prompt, without_prompt
-from .classifier import UNNAMED, DifficultyClassifier
+from .classifier import DifficultyClassifier
+from .heads import UNNAMED
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 
-from ..rows.batching import TokenBudget, longest_first
+from ..rows.batching import TokenBudget, free_memory, longest_first
 from ..rows.encoded import IGNORE_INDEX, EncodedRow
 from .sharding import Sharding
 from .zero import in_zero
@@ -107,24 +107,16 @@ class Lockstep:
                     if not should_reduce_batch_size(error):
                         raise
                     # A pass over no row has been brought to its end since, which is all that the others need of it.
-                    if len(batch) > 1:
-                        budget.max_tokens = max(len(rows[batch[0]]), budget.size(batch, rows) // 2)
-                    elif batch:
-                        if relief is None or not relief(False):
-                            raise RuntimeError(
-                                f"Row {batch[0]} with its {len(rows[batch[0]])} tokens does not fit into memory "
-                                "alone. Lower `max_length`, or use a smaller dtype or a larger device."
-                            ) from error
+                    if len(batch) == 1 and relief is not None and relief(False):
                         wanted = True
+                    elif batch:
+                        budget.halve(batch, rows, error)
                 else:
                     if batch:
                         waiting, done = waiting[len(batch) :], len(batch)
                         yield batch, result
                     continue
-                # Outside the handler, whose traceback still holds the failed batch's tensors.
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                free_memory()  # outside the handler, whose traceback still holds the failed batch's tensors
 
     def _pass(self, function: Callable[[list[int]], Result], batch: list[int]) -> Result:
         """One pass, from sharded weights on. If it fails, the others' is brought to its end all the same."""

@@ -53,9 +53,7 @@ class Passes:
         self.packing.possible = self.lockstep.all_agree(self.packing.possible)
         self.probes = Probes(self.modules)
         self.spread = Spread(self.modules, self.lockstep, whole=hasattr(model, "peft_config"))
-        if max_tokens_per_batch is None:
-            max_tokens_per_batch = 2048 if self.device.type == "cpu" else 16384
-        self.budget = TokenBudget(max_tokens_per_batch, self.packing.possible)
+        self.budget = TokenBudget.on(self.device, max_tokens_per_batch, self.packing.possible)
         self._planned = False
 
     def _try_out(self) -> None:

@@ -66,8 +66,8 @@ def push_subset(
             row a digest of its content, by which whoever has a row can tell that it was in the pool.
         recipe ([`~diq_hf.recipe.Recipe`] or `dict`, *optional*):
             What [`DIQScorer.recipe`] returned, or the same as a `dict`, as `diq_recipe.json` holds it. Its
-            `selection`, as `diq select` writes it, says how the rows were selected; by default, the first rows by DIQ
-            at the paper's thresholds.
+            `selection`, as `diq select` writes it, says how the rows were selected. By default they are the first rows
+            by DIQ at the paper's thresholds, in the paper's order or in that of [`select_subset`].
         source_datasets (`str` or `list[str]`, *optional*):
             Hub ids of the datasets the rows are from; by default the recipe's.
         license (`str` or `list[str]`, *optional*):
@@ -191,8 +191,8 @@ def verify_subset(
 
     Files are held against their digests; thresholds, quadrants, ranks, counts and the chosen rows against what the
     scores give; the content of each row against the digest that stands beside its scores; the README's head against
-    the files, and the card's tables against these numbers. Whatever is wrong is a line; nothing but the network
-    raises.
+    the files, and the card's tables against these numbers. Whatever is wrong with a subset is a line, and raises
+    nothing.
 
     Args:
         repo_id (`str`):
@@ -206,6 +206,9 @@ def verify_subset(
 
     Returns:
         `dict[str, Verification]`: By configuration, what was found.
+
+    Raises:
+        `ValueError`: The repository has no such subset.
 
     Example:
 

@@ -16,6 +16,7 @@ from ..recipe import DifficultyFacts, ModelFacts, QuadrantCounts, Recipe, Select
 from ..reporting.figures import COLORS, NAMES, plot_quadrants
 from ..selection.quadrants import QUADRANTS, QuadrantRule
 from ..selection.scores import score_columns
+from ..selection.turns import ALIGNMENT
 from .markdown import code, code_block, plain
 from .sections import markers, section_of
 
@@ -78,6 +79,7 @@ def render_card(
         digest_row=digest_row,
         audit_line=_audit_line(recipe),
         how_many=how_many(selection),
+        first=_first(selection),
         look=look,
         of=_named(recipe.pool) if recipe.pool else None,
         model=_named(recipe.model) if recipe.model else None,
@@ -170,6 +172,15 @@ def _heading(config: str, selection: SelectionFacts) -> str:
     if selection.strategy is None:
         return f"## `{config}`: all {rows:,} rows, scored"
     return f"## `{config}`: {rows:,} of {pool.rows:,} rows" if pool else f"## `{config}`: {rows:,} rows"
+
+
+def _first(selection: SelectionFacts) -> str:
+    """Which rows come first inside a quadrant."""
+    if selection.order == "random":
+        return f"rows in the order of a draw (seed {selection.seed})"
+    if selection.order == ALIGNMENT:
+        return "the validation rows choosing in turn, each the row whose gradient is nearest to its own"
+    return "the row that is worth more first" if selection.per else "the larger influence first"
 
 
 def _made_by(recipe: Recipe) -> list[tuple[str, str]]:

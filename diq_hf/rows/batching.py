@@ -98,6 +98,13 @@ class TokenBudget:
         self.max_tokens = max_tokens
         self.packed = packed
 
+    @classmethod
+    def on(cls, device: torch.device, max_tokens: int | None = None, packed: bool = False) -> "TokenBudget":
+        """A budget for a device: 2048 tokens on a CPU and 16384 elsewhere, unless it is given."""
+        if max_tokens is None:
+            max_tokens = 2048 if device.type == "cpu" else 16384
+        return cls(max_tokens, packed)
+
     def run(
         self, rows: Sequence[EncodedRow], function: Callable[[list[int]], Result]
     ) -> Iterable[tuple[list[int], Result]]:
@@ -114,21 +121,26 @@ class TokenBudget:
             except Exception as error:
                 if not should_reduce_batch_size(error):
                     raise
-                longest = len(rows[batch[0]])
-                if len(batch) == 1:
-                    raise RuntimeError(
-                        f"Row {batch[0]} with its {longest} tokens does not fit into memory alone. Lower "
-                        "`max_length`, or use a smaller dtype or a larger device."
-                    ) from error
-                self.max_tokens = max(longest, self.size(batch, rows) // 2)
+                self.halve(batch, rows, error)
             else:
                 waiting = waiting[len(batch) :]
                 yield batch, result
                 continue
-            # Outside the handler, whose traceback still holds the failed batch's tensors.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()  # outside the handler, whose traceback still holds the failed batch's tensors
+
+    def halve(self, batch: list[int], rows: Sequence[EncodedRow], error: Exception) -> None:
+        """Takes smaller batches than one that did not fit.
+
+        Raises:
+            `RuntimeError`: It is a single row.
+        """
+        longest = len(rows[batch[0]])
+        if len(batch) == 1:
+            raise RuntimeError(
+                f"Row {batch[0]} with its {longest} tokens does not fit into memory alone. Lower `max_length`, or use "
+                "a smaller dtype or a larger device."
+            ) from error
+        self.max_tokens = max(longest, self.size(batch, rows) // 2)
 
     def first(self, waiting: list[int], rows: Sequence[EncodedRow]) -> list[int]:
         """The batch that comes next of row positions by falling length."""
@@ -143,3 +155,10 @@ class TokenBudget:
     def size(self, batch: list[int], rows: Sequence[EncodedRow]) -> int:
         """Tokens of a batch, padding counted."""
         return sum(len(rows[i]) for i in batch) if self.packed else len(batch) * len(rows[batch[0]])
+
+
+def free_memory() -> None:
+    """Gives back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

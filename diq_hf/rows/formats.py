@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .encoded import IGNORE_INDEX, EncodedRow, RowError
-from .labels import MASKS, check_integers, check_masks, last_run, row_labels
+from .labels import MASKS, check_integers, check_masks, completion_mask, last_run, row_labels
 from .messages import (
     check_filled,
     check_messages,
@@ -316,10 +316,7 @@ class RowEncoder:
                 remedy = " The template names none: add `completion=`, the answer of its columns."
             raise RowError(f"it has a `prompt` but no `completion`.{remedy}")
         prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, list) != isinstance(completion, list) and {str, list} == {
-            type(prompt),
-            type(completion),
-        }:
+        if {type(prompt), type(completion)} == {str, list}:
             raise RowError("one of `prompt` and `completion` is a string, the other a list. Make both the same.")
         if isinstance(prompt, list):
             check_messages(prompt, "prompt")
@@ -338,11 +335,7 @@ class RowEncoder:
                 completion += tokens.eos
             prompt_ids = tokens.text(prompt)
             encoded = {"input_ids": tokens.text(prompt + completion)}
-        # Templates may render a prompt differently when it stands alone, and tokens may merge across the boundary:
-        # the completion starts where the two token sequences part.
-        pairs = zip(prompt_ids, encoded["input_ids"], strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt_ids), len(encoded["input_ids"])))
-        encoded["completion_mask"] = [int(i >= shared) for i in range(len(encoded["input_ids"]))]
+        encoded["completion_mask"] = completion_mask(prompt_ids, encoded["input_ids"])
         return encoded
 
     def _render(

@@ -36,6 +36,24 @@ def row_labels(encoded: dict, row: dict, completion_only: bool | None) -> np.nda
     return np.where(trained, input_ids, IGNORE_INDEX)
 
 
+def completion_mask(prompt_ids: list[int], input_ids: list[int]) -> list[int]:
+    """Which of a row's tokens are of its completion: it starts where the prompt's own tokens and the row's part.
+
+    Templates may render a prompt differently when it stands alone, and tokens may merge across the boundary.
+
+    Example:
+
+    ```python
+    >>> completion_mask([1, 2, 3], [1, 2, 7, 8])
+    [0, 0, 1, 1]
+
+    ```
+    """
+    pairs = zip(prompt_ids, input_ids, strict=False)
+    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt_ids), len(input_ids)))
+    return [int(i >= shared) for i in range(len(input_ids))]
+
+
 def last_run(labels: np.ndarray) -> np.ndarray:
     """Labels of the last tokens alone that are trained one after another.
 

@@ -47,7 +47,7 @@ def chunk_folder(cache_dir: str | Path | None, device: Any = None, state: Any = 
         yield cache_dir
         return
     mirror = _Mirror(str(cache_dir))
-    state = launched_state(device) if state is None else state
+    state = launched_state(device, state)
     # Each launcher says in a variable of its own, or in none as `srun`, how many processes a machine has.
     if state is not None and len(set(gather_object([platform.node()]))) > 1:
         raise ValueError("Several machines share no copy of a bucket. Give `cache_dir` a folder that all of them see.")

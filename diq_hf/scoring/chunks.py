@@ -7,7 +7,7 @@ Processes that hold shards of one model work on each chunk together: all take ev
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def score_in_chunks(
     """Score columns of a whole dataset, on every process: see [`~diq_hf.DIQScorer.score`]."""
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    state = launched_state(scorer.engine.device) if state is None else state
+    state = launched_state(scorer.engine.device, state)
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     shared = scorer.engine.lockstep.size > 1
     wait = (lambda: None) if state is None else state.wait_for_everyone
@@ -71,13 +71,7 @@ def score_in_chunks(
             if rank == 0 or not shared:
                 _write(path, columns, recipe, rows)
             bar.update()
-    if scorer.fingerprint != fingerprint:
-        for path in missing:
-            path.unlink(missing_ok=True)
-        raise RuntimeError(
-            "The model or a setting changed while the dataset was scored, so its scores would be a mix; they are "
-            "dropped. Score it while nothing else uses the model."
-        )
+    check_unchanged(scorer, fingerprint, missing, "dataset")
     wait()
     if rank == 0:
         for place in (root, folder, *([root / f"difficulty-{difficulty_recipe}"] if difficulty_recipe else [])):
@@ -138,8 +132,26 @@ def _difficulties(
     return found
 
 
-def launched_state(device: torch.device) -> PartialState | None:
-    """The processes of `torchrun` or `accelerate launch`, or `None` where there is one."""
+def check_unchanged(scorer: Any, fingerprint: str, written: Iterable[Path], what: str) -> None:
+    """Drops what was written if the scorer is not the one that its scores are named by.
+
+    Raises:
+        `RuntimeError`: It is not.
+    """
+    if scorer.fingerprint == fingerprint:
+        return
+    for path in written:
+        path.unlink(missing_ok=True)
+    raise RuntimeError(
+        f"The model or a setting changed while the {what} was scored, so its scores would be a mix; they are dropped. "
+        "Score it while nothing else uses the model."
+    )
+
+
+def launched_state(device: torch.device, given: Any = None) -> Any:
+    """The processes that are given, else those of `torchrun` or `accelerate launch`: `None` where there is one."""
+    if given is not None:
+        return given
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if expected == 1:
         return None
@@ -156,7 +168,7 @@ def launched_state(device: torch.device) -> PartialState | None:
 
 def null_of(scorer: Any, dataset: Any, cache_dir: str | Path | None, state: Any) -> MismatchNull:
     """What `mismatch` is held against on a dataset, the same on every process."""
-    state = launched_state(scorer.engine.device) if state is None else state
+    state = launched_state(scorer.engine.device, state)
     rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
     root = _root(cache_dir)
     return _share_null(scorer, dataset, root, rank, wait)
@@ -164,7 +176,7 @@ def null_of(scorer: Any, dataset: Any, cache_dir: str | Path | None, state: Any)
 
 def share_directions(scorer: Any, cache_dir: str | Path | None, state: Any) -> Path:
     """Gives every process the validation gradients, from the folder that they are kept in, which is returned."""
-    state = launched_state(scorer.engine.device) if state is None else state
+    state = launched_state(scorer.engine.device, state)
     rank, wait = (0, lambda: None) if state is None else (state.process_index, state.wait_for_everyone)
     root = _root(cache_dir)
     _share_directions(scorer, root, rank, wait)

@@ -1,13 +1,11 @@
 """`DIQScorer`: difficulty and influence as columns, through `datasets.map`."""
 
 import os
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets.formatting.formatting import LazyBatch
 
 from ..difficulty.sources import DifficultySource, difficulty_source
@@ -38,12 +36,10 @@ from .recipe import (
 )
 from .reliability import Reliability
 from .whole import WholeDatasets
+from .workers import shared
 
 
 EXTRA_COLUMNS = ("loss", "num_tokens", "num_trained", "mismatch", ALIGNMENT)
-
-# Scorers by fingerprint, for forked workers of `map(num_proc=...)`, which share this process's memory.
-_LIVE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
 class DIQScorer(ValidationGradients, WholeDatasets):
@@ -201,7 +197,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         self._name = str(model) if isinstance(model, str | Path) else None
         self.weights_digest = WeightsDigest(self.model)
         self.meter = Meter()
-        self._process = os.getpid()
+        self.process = os.getpid()
         self._directions: dict[str, Direction] = {}
         self._joint: tuple[list[str], Direction | None] | None = None  # of all groups' halves
         self._projected: tuple[list[str], np.ndarray] | None = None  # the validation rows
@@ -336,21 +332,4 @@ class DIQScorer(ValidationGradients, WholeDatasets):
 
     def __reduce__(self):
         # `datasets` hashes a function by its pickle, and sends it to its workers that way.
-        fingerprint = self.fingerprint
-        _LIVE[fingerprint] = self
-        return _revive, (fingerprint,)
-
-
-def _revive(fingerprint: str) -> DIQScorer:
-    scorer = _LIVE.get(fingerprint)
-    if scorer is None:
-        raise RuntimeError(
-            "A DIQScorer holds a model and lives in the process that made it; only forked workers can share it. Use "
-            "`num_proc=None`, or start several processes with `torchrun`."
-        )
-    if os.getpid() != scorer._process:
-        if scorer.engine.device.type != "cpu":
-            raise RuntimeError("`num_proc` forks, and a fork cannot use the accelerator. Use `num_proc=None`.")
-        # The forked copy of the thread pool has no threads; waiting for one would never end.
-        torch.set_num_threads(1)
-    return scorer
+        return shared(self)

@@ -59,7 +59,7 @@ def select_audited(
     adds_tokens = counts_tokens and "num_trained" not in scorer.columns
     if adds_tokens and "num_trained" in dataset.column_names:
         raise ValueError("The dataset has a column 'num_trained' of its own. Rename or remove it.")
-    state = launched_state(scorer.engine.device) if accelerator is None else accelerator
+    state = launched_state(scorer.engine.device, accelerator)
     parts: list[Dataset] = []
     places = chunk_size, cache_dir
 
@@ -130,7 +130,7 @@ def _look(
     places: tuple,
     score: Callable,
 ) -> Found:
-    """Scores the most promising rows of a dataset, by [`Search`]."""
+    """Scores some rows of a dataset, by a [`Draw`] or a [`Search`]."""
     source = scorer.difficulty
     rows = as_rows(read_columns(dataset[:], [*scorer.encoder.columns, *source.columns]))
     pool, texts, num_tokens, num_trained = _distinct(scorer, rows)

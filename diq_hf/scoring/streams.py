@@ -25,7 +25,7 @@ from ..columns import labels_as_numbers
 from ..digest import digest
 from ..files import check_writable, remove_leftovers, replacing_folder
 from ..names import RECIPE
-from .chunks import launched_state, null_of, share_directions
+from .chunks import check_unchanged, launched_state, null_of, share_directions
 from .columns import with_columns
 from .mismatch import CANDIDATES, NULL_SIZE
 from .reliability import HALVES, report
@@ -57,7 +57,7 @@ def score_to_folder(
             "Processes that share a sharded model score every chunk together, and a stream's chunks are shared out. "
             "Score a `Dataset`, or a model that fits on each device."
         )
-    state = launched_state(scorer.engine.device) if state is None else state
+    state = launched_state(scorer.engine.device, state)
     scored = score_stream(scorer, stream, chunk_size, cache_dir, state)
     if state is None or state.is_main_process:
         with replacing_folder(output) as folder:
@@ -82,7 +82,7 @@ def score_stream(
     """
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    state = launched_state(scorer.engine.device) if state is None else state
+    state = launched_state(scorer.engine.device, state)
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     scorer.weights_digest(again=True)
     fingerprint = scorer.fingerprint
@@ -104,13 +104,7 @@ def score_stream(
                 written.append(path)
             num_rows = chunk.rows.stop
             bar.update()
-    if scorer.fingerprint != fingerprint:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise RuntimeError(
-            "The model or a setting changed while the stream was scored, so its scores would be a mix; they are "
-            "dropped. Score it while nothing else uses the model."
-        )
+    check_unchanged(scorer, fingerprint, written, "stream")
     _agree(world, num_rows, "ends with another row")  # and all have written what is theirs
     scored = ScoredStream(folder, chunk_size, num_rows, stream.split)
     if rank == 0:

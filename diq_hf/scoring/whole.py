@@ -151,9 +151,11 @@ class WholeDatasets:
     ) -> tuple:
         """Chooses a subset without scoring every row, and says how much of the exact selection it found.
 
-        Landmarks are scored exactly; a predictor learns from them; the rows it thinks most likely to be chosen are
-        scored exactly, and so on. The choice is made from exact scores, by thresholds that are estimates for the whole
-        pool. Rows that are there twice are scored and chosen once. Resumed and shared out like [`~DIQScorer.score`].
+        By default rows are scored as they are drawn, until enough of them are difficult and influential: about five
+        times as many as are chosen. With `order="influence"` the most influential ones are searched for: landmarks
+        are scored; a predictor learns from them; the rows it thinks most likely to be chosen are scored, and so on.
+        The choice is made from exact scores, by thresholds that are estimates for the whole pool. Rows that are there
+        twice are scored and chosen once. Resumed and shared out like [`~DIQScorer.score`].
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -163,9 +165,9 @@ class WholeDatasets:
             num_rows (`int`, *optional*):
                 Number of rows, instead of `ratio`.
             max_scored (`float`, *optional*):
-                Share of the pool, copies counted, that may be scored. By default 0.45, and more of a pool so small
-                that a predictor would learn nothing (up to about 450 rows; then all of it may be scored). Where the
-                dataset has a difficulty, 0.2 will do for 5 %.
+                Share of the pool, copies counted, that may be scored. By default all of it by a draw, which stops by
+                itself, and 0.45 by a search: more of a pool so small that a predictor would learn nothing (up to about
+                450 rows; then all of it may be scored). Where the dataset has a difficulty, 0.2 will do for 5 %.
             max_mismatch (`float`, *optional*, defaults to `"auto"`):
                 See [`select_subset`]: 0.2 with `extra_columns=["mismatch"]`.
             seed (`int`, *optional*, defaults to `0`):
@@ -185,14 +187,12 @@ class WholeDatasets:
             difficulty_percentile (`float`, *optional*, defaults to `50`):
                 Above which a row is difficult.
             max_similarity (`float`, *optional*, defaults to `"auto"`):
-                Of rows this similar the best is taken.
+                Of rows this similar the one that comes first is taken.
             text_columns (`Sequence[str]`, *optional*):
                 Columns that make up a row's text.
             order (`str`, *optional*, defaults to `"auto"`):
-                Who comes first inside a quadrant. With `"random"` nothing is predicted: rows are scored as they are
-                drawn, until enough of them are difficult and influential, about five times as many as are chosen, and
-                `max_scored` is a bound alone. `"auto"` is `"random"`, and with `max_scored`, `balance` or `per="row"`,
-                which ask for a search, `"influence"`.
+                Who comes first inside a quadrant: `"random"` or `"influence"`. `"auto"` is `"random"`, and with
+                `max_scored`, `balance` or `per="row"`, which ask for a search, `"influence"`.
             return_pool (`bool`, *optional*, defaults to `False`):
                 Whether to return all rows as well.
 
@@ -202,7 +202,7 @@ class WholeDatasets:
             `scored`, and the choice among the scored rows can be derived again.
 
         Raises:
-            `ImportError`: scikit-learn is not there.
+            `ImportError`: A search needs scikit-learn, and it is not there.
             `ValueError`: There is no difficulty, the budget is beyond the rows that are both difficult and
                 influential, or so few rows may be scored that nothing can be learned from them.
 

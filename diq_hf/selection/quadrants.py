@@ -193,7 +193,7 @@ class QuadrantRule:
         return [None if code < 0 else QUADRANTS[code] for code in self.codes(difficulty, influence)]
 
     def order(self, difficulty: Sequence[float | None], influence: Sequence[float | None]) -> np.ndarray:
-        """Positions of the rows that may be selected, the first to be selected first.
+        """Positions of the rows that may be selected, in the paper's order.
 
         Quadrants Q1 to Q4; within one the larger influence first, then the larger difficulty, then the earlier row.
         Rows without both scores, and too difficult ones, are left out.
@@ -204,8 +204,8 @@ class QuadrantRule:
         return order[(codes[order] >= 0) & ~self.too_difficult(difficulty)[order]]
 
     def annotate(self, scored: Any) -> Any:
-        """Adds `quadrant` (`ClassLabel` Q1 to Q4) and `diq_rank` (1 is selected first), null for rows without both
-        scores; a row that is too difficult has a quadrant and no rank.
+        """Adds `quadrant` (`ClassLabel` Q1 to Q4) and `diq_rank` (1 comes first in the paper's order), null for rows
+        without both scores; a row that is too difficult has a quadrant and no rank.
 
         Args:
             scored ([`~datasets.Dataset`]):

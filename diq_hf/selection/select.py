@@ -92,8 +92,8 @@ def select_subset(
 ) -> Any:
     """Picks the rows worth training on: Q1, then Q2, Q3 and Q4, until the budget is met.
 
-    Rows that the prompt tells to be wrong, and rows that repeat a better one, are passed over, by every strategy. The
-    paper's own selection is `order="influence", max_mismatch=None, max_similarity=None`.
+    Rows that the prompt tells to be wrong, and rows that repeat one that is taken, are passed over, by every strategy.
+    The paper's own selection is `order="influence", max_mismatch=None, max_similarity=None`.
 
     Args:
         scored ([`~datasets.Dataset`]):

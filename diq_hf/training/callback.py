@@ -53,7 +53,7 @@ class DIQCallback(TrainerCallback, ExportableState):
         difficulty (`str` or [`~diq_hf.difficulty.sources.DifficultySource`], *optional*):
             As in [`DIQScorer`]; by default the pool's `difficulty` column, else `"ifd"`. It is taken once.
         strategy (`str`, *optional*, defaults to `"diq"`):
-            As in [`select_subset`].
+            As in [`select_subset`], but for `"column:NAME"`; inside a quadrant the larger influence comes first.
         difficulty_percentile (`float`, *optional*, defaults to `50`):
             As in [`QuadrantRule.fit`].
         max_mismatch (`float`, *optional*, defaults to `"auto"`):

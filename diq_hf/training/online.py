@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from ..rows.batching import Batch
 from ..rows.encoded import IGNORE_INDEX
 
 
+# Which of them reads off a model that is being trained.
+_READERS: WeakKeyDictionary[nn.Module, weakref.ref["OnlineInfluence"]] = WeakKeyDictionary()
 # Trained tokens a batch at which the loss's own factor is measured.
 SAMPLED_TOKENS = 16
 
@@ -75,6 +78,13 @@ class OnlineInfluence:
                 hook = getattr(module, kind)(_weakly(method, *given), with_kwargs=True)
                 hooks.callback(hook.remove)
             self._hooks.push(hooks.pop_all())
+        _READERS[self.engine.model] = weakref.ref(self)
+
+    @staticmethod
+    def detach_former(model: nn.Module) -> None:
+        """Leaves a model as it was before whatever reads off it, if anything does."""
+        if (former := _READERS.pop(model, None)) and (online := former()):
+            online.detach()
 
     def detach(self) -> None:
         """Leaves the model as it was."""

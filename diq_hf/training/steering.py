@@ -2,14 +2,11 @@
 
 import math
 import time
-import weakref
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from accelerate.utils import gather_object
-from torch import nn
 from transformers import Trainer, TrainerControl, TrainerState
 from transformers.utils import logging
 
@@ -31,9 +28,6 @@ from .trainers import install, pool_lengths, price_of_training
 
 logger = logging.get_logger(__name__)
 
-# What reads off a model that is being trained.
-READERS: WeakKeyDictionary[nn.Module, weakref.ref[OnlineInfluence]] = WeakKeyDictionary()
-
 
 class Steering:
     """One training: from its first step, or the one it is resumed at, to its last.
@@ -53,9 +47,8 @@ class Steering:
     """
 
     def __init__(self, settings: Settings, trainer: Trainer, model: Any):
-        self.settings, self.trainer, self.model = settings, trainer, model
-        if (former := READERS.pop(model, None)) and (online := former()):  # of a training that was interrupted
-            online.detach()
+        self.settings, self.trainer = settings, trainer
+        OnlineInfluence.detach_former(model)  # of a training that was interrupted
         args = trainer.args
         seed = args.seed if args.data_seed is None else args.data_seed
         self.seed = seed if settings.seed is None else settings.seed
@@ -295,7 +288,6 @@ class Steering:
     def _start_online(self, direction: Direction | None = None) -> None:
         start = time.perf_counter()
         self.online = OnlineInfluence(self.scorer.engine)
-        READERS[self.model] = weakref.ref(self.online)
         self.online.use(self.scorer.direction() if direction is None else direction)
         self.online.attach()
         self.scoring_seconds += time.perf_counter() - start

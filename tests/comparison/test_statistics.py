@@ -7,8 +7,8 @@ import pytest
 from comparisons import NOISE, made_up
 from scipy.stats import bootstrap, t, ttest_rel
 
-from diq_hf.comparison.results import Comparison, Work
-from diq_hf.comparison.statistics import Difference, costs, differences, visible
+from diq_hf.comparison.results import Comparison
+from diq_hf.comparison.statistics import Difference, differences, visible
 
 
 def one(found, strategy="diq", per="token", group=None, **facts):
@@ -170,20 +170,6 @@ def test_what_is_visible():
     found = differences(few)
     widths = [(part.high - part.low) / 2 for part in found if part.per == "token" and part.strategy != "random"]
     assert visible(few) == visible(few, found) == pytest.approx(np.mean(widths)) and visible(many) < visible(few) / 2
-
-
-def test_costs():
-    comparison = made_up(full=True)
-    by_name = {cost.strategy: cost for cost in costs(comparison)}
-    assert by_name["full"].epochs == pytest.approx(1) and by_name["random"].selecting == 0
-    assert by_name["random"].epochs == pytest.approx(0.1, abs=0.01)
-    assert by_name["diq"].selecting == pytest.approx(2.4, abs=0.01)
-    choice = next(choice for choice in comparison.choices if choice.strategy == "diq")
-    assert by_name["diq"].seconds == pytest.approx(choice.selecting.seconds + choice.tokens / 300)
-    with pytest.raises(ValueError, match="one pass over the pool"):
-        costs(replace(comparison, epoch=Work()))
-    with pytest.raises(ValueError, match=r"runs of 'random' at 0\.1, but not what it chose"):
-        costs(replace(comparison, choices=()))
 
 
 def test_refusals():

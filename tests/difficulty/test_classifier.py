@@ -6,7 +6,6 @@ from conftest import SENTENCES, make_encoder, make_tokenizer
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from diq_hf import DifficultyClassifier
-from diq_hf.difficulty.classifier import class_heads, class_order
 
 
 TEXTS = [SENTENCES[0], "Why?", SENTENCES[1] * 9, SENTENCES[2]]
@@ -94,45 +93,6 @@ def test_a_classifier_of_something_else_gets_new_heads(tmp_path):
     BertForSequenceClassification(make_encoder("bert").config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     assert DifficultyClassifier.from_encoder(tmp_path).model.config.num_labels == 15
-
-
-def test_heads_in_any_order():
-    names = {0: "overall 2", 1: "knowledge 1", 2: "overall 1", 3: "knowledge 2"}
-    assert class_heads(names) == {"overall": [2, 0], "knowledge": [1, 3]}
-    assert class_heads({0: "knowledge", 1: "reasoning"}, ["knowledge", "reasoning"]) == {"difficulty": [0, 1]}
-    assert class_heads({0: "score"}) == {"difficulty": None}
-
-
-@pytest.mark.parametrize(
-    ("id2label", "labels", "expected"),
-    [
-        ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1, 2]),
-        ({0: "5 stars", 1: "1 star", 2: "10 stars"}, None, [1, 0, 2]),
-        ({0: "-1", 1: "-2", 2: "0"}, None, [1, 0, 2]),
-        ({0: "level-1", 1: "level-2", 2: "level-3"}, None, [0, 1, 2]),
-        ({0: "score"}, None, None),
-        ({0: "hard", 1: "easy"}, ["hard", "easy"], [0, 1]),
-        ({0: "hard", 1: "easy"}, None, [1, 0]),
-        ({0: "Medium", 1: "Low", 2: "High"}, None, [1, 0, 2]),
-    ],
-)
-def test_class_order(id2label, labels, expected):
-    assert class_order(id2label, labels) == expected
-
-
-@pytest.mark.parametrize(
-    ("id2label", "labels"),
-    [
-        ({0: "benign", 1: "malignant"}, None),
-        ({0: "hard", 1: "reasoning"}, None),
-        ({0: "LABEL_0", 1: "LABEL_1"}, None),
-        ({0: "1", 1: "level 1"}, None),
-        ({0: "a", 1: "b"}, ["a", "c"]),
-    ],
-)
-def test_class_order_is_never_guessed(id2label, labels):
-    with pytest.raises(ValueError, match="`labels"):
-        class_order(id2label, labels)
 
 
 def test_only_its_own_files_are_published(encoder_folder, tmp_path):

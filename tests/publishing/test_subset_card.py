@@ -4,8 +4,10 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from diq_hf.publishing.publication import recipe_digest
@@ -18,7 +20,7 @@ CARDS = Path(__file__).parents[2] / "hub_cards"
 RECIPE = Recipe.load(CARDS / "example_recipe.json")
 
 
-def example_card() -> str:
+def example_card(recipe: Recipe = RECIPE) -> str:
     files = {"diq_10pct": "train", "diq_10pct_scores": "scores"}
     configs = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"diq_10pct/{stem}-*"}]}
@@ -34,12 +36,29 @@ def example_card() -> str:
         tags=TAGS,
         configs=configs,
     )
-    return str(render_card("me/clinical-diq", "diq_10pct", RECIPE, metadata, list(FIGURES)))
+    return str(render_card("me/clinical-diq", "diq_10pct", recipe, metadata, list(FIGURES)))
 
 
 def test_example_is_in_step():
     assert RECIPE.digest == recipe_digest(json.loads((CARDS / "example_recipe.json").read_text(encoding="utf-8")))
     assert (CARDS / "example_subset_card.md").read_text(encoding="utf-8") == example_card(), __doc__
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, "within a quadrant the larger influence first, until"),
+        ({"order": "random", "seed": 3}, "within a quadrant rows in the order of a draw (seed 3), until"),
+        (
+            {"order": "alignment"},
+            "within a quadrant the validation rows choosing in turn, each the row whose gradient",
+        ),
+        ({"per": "row"}, "within a quadrant the row that is worth more first, until"),
+    ],
+)
+def test_who_comes_first_in_a_quadrant(settings, first):
+    recipe = replace(RECIPE, selection=replace(RECIPE.selection, **{"order": None, **settings}))
+    assert first in " ".join(example_card(recipe).split())
 
 
 def test_every_number_is_checked():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diq_hf.recipe import Facts, ModelFacts, QuadrantCounts, Recipe, SelectionFacts
+from diq_hf.facts import Facts
+from diq_hf.recipe import ModelFacts, QuadrantCounts, Recipe, SelectionFacts
 
 
 EXAMPLE = Path(__file__).parents[2] / "hub_cards" / "example_recipe.json"

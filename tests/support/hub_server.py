@@ -212,13 +212,8 @@ class Handler(BaseHTTPRequestHandler):
             case ["revision", revision]:
                 return self.info(name, revision)
             case ["commits", _]:
-                messages = reversed(self.readable(name).messages)
-                date = "2026-01-01T00:00:00.000Z"
-                return (
-                    200,
-                    [{"id": "", "title": text, "date": date, "authors": [], "message": ""} for text in messages],
-                    {},
-                )
+                about = {"id": "", "date": "2026-01-01T00:00:00.000Z", "authors": [], "message": ""}
+                return 200, [about | {"title": text} for text in reversed(self.readable(name).messages)], {}
             case ["tree", revision, *path]:
                 return self.tree(name, revision, "/".join(path))
             case ["paths-info", revision]:
@@ -272,15 +267,8 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str):
         repo = self.readable(name)
         sha, files = self.at(repo, revision)
-        siblings = [{"rfilename": path} for path in sorted(files)]
-        answer = {
-            "id": name.removeprefix("spaces/"),
-            "sha": sha,
-            "private": repo.private,
-            "gated": repo.gated,
-            "siblings": siblings,
-            "tags": [],
-        }
+        answer = {"id": name.removeprefix("spaces/"), "sha": sha, "private": repo.private, "gated": repo.gated}
+        answer |= {"siblings": [{"rfilename": path} for path in sorted(files)], "tags": []}
         return 200, answer | ({"sdk": repo.sdk} if repo.sdk else {}), {}
 
     def entry(self, path: str, oid: str) -> dict:
@@ -297,11 +285,7 @@ class Handler(BaseHTTPRequestHandler):
         deep = self.query.get("recursive", "").lower() in ("true", "1")
         entries = [self.entry(path, oid) for path, oid in below.items() if deep or "/" not in path[len(prefix) :]]
         folders = {prefix + path[len(prefix) :].split("/")[0] for path in below if "/" in path[len(prefix) :]}
-        return (
-            200,
-            entries + [{"type": "directory", "path": path, "oid": "", "size": 0} for path in sorted(folders)],
-            {},
-        )
+        return 200, entries + [directory(path) for path in sorted(folders)], {}
 
     def paths_info(self, name: str, revision: str):
         _, files = self.at(self.readable(name), revision)
