@@ -114,8 +114,12 @@ class RowEncoder:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every dataset column that may decide what a row trains on."""
-        own = (*ROW_COLUMNS, self.dataset_text_field)
-        return tuple(dict.fromkeys([*own, *self.template.columns])) if self.template else own
+        return tuple(dict.fromkeys([*ROW_COLUMNS, self.dataset_text_field, *self.of_template]))
+
+    @property
+    def of_template(self) -> tuple[str, ...]:
+        """Those that a template reads: of a ClassLabel column the classes' names."""
+        return self.template.columns if self.template else ()
 
     @cached_property
     def _training_template(self) -> str | None:

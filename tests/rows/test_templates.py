@@ -4,8 +4,10 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset
 
+from diq_hf.annotation.questions import QuestionReader
+from diq_hf.difficulty.classifier_training import read_texts
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
 from diq_hf.rows.presets import PRESETS, column_template
@@ -232,3 +234,13 @@ def test_other_formats_give_way():
     }
     applied = column_template("question-answer").apply(Dataset.from_list([row]))
     assert applied[0] == {"id": 1} | CHAT
+
+
+def test_readers_call_classes_by_their_names():
+    """What a judge is asked and what a classifier reads, as `ds.map(template)` makes it."""
+    rows = Dataset.from_dict({"q": ["Flu?", "Cold?"], "a": [1, 0]}).cast_column("a", ClassLabel(names=["no", "yes"]))
+    encoder = RowEncoder(None, template=ColumnTemplate("{q} {a}", "{a}"))
+    reader = QuestionReader(encoder, "prompt+completion")
+    assert [question.split("\n")[1] for question in reader.questions(rows)] == ["Flu? yes", "Cold? no"]
+    assert "\nyes\n" in reader.question(rows, 0)
+    assert read_texts(rows, encoder) == ["Flu? yes", "Cold? no"]
