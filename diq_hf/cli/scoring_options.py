@@ -113,12 +113,14 @@ class ScoringOptions:
             arguments:
                 Further arguments of the scorer.
         """
-        from ..difficulty.sources import difficulty_source
+        from ..difficulty.sources import ColumnDifficulty, difficulty_source
         from ..scoring.mismatch import can_calibrate
         from ..scoring.scorer import DIQScorer
 
         labels = self.difficulty_label or None
         source = difficulty_source(self.difficulty, self.perspective, labels, self.lower_is_harder)
+        if isinstance(source, ColumnDifficulty):
+            source.missing(rows)  # before the model is loaded
         tests = tested if self.mismatch is None else self.mismatch
         given = {name: getattr(self, name) for name in ("revision", "dtype", "attn_implementation")}
         scorer = DIQScorer(

@@ -283,7 +283,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             self.weights_digest.glance()
         found = score_rows(self, as_rows(values), indices, null=self.calibration)
         if len(found["influence"]) > 1:
-            count_unscored(found["influence"])
+            count_unscored(found["influence"], found.get("difficulty"))
         return found
 
     def score_batch(

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features, IterableDataset, load_dataset
 from datasets.utils import tqdm
 
+from ..difficulty.sources import ColumnDifficulty
 from ..digest import digest
 from ..files import check_writable, remove_leftovers, replacing_folder
 from ..names import RECIPE
@@ -87,6 +88,8 @@ def score_stream(
     fingerprint = scorer.fingerprint
     first = first_rows(stream)
     scorer._check_columns(first.column_names)
+    if isinstance(scorer.difficulty, ColumnDifficulty):
+        scorer.difficulty.missing(first)
     _agree(world, first._fingerprint, "begins with other rows")
     null = null_of(scorer, scorer.readable(first), cache_dir, state)
     root = share_directions(scorer, cache_dir, state)

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from ..columns import labels_as_names, labels_as_numbers
 from ..files import is_address
 from ..selection.settings import settings_for
-from .columns import count_unscored, with_columns
+from .columns import check_difficulty, count_unscored, with_columns
 from .mismatch import MismatchNull, calibrate, null_size
 from .reliability import report
 
@@ -111,6 +111,7 @@ class WholeDatasets:
                 f"A {type(dataset).__name__} has no chunks. Pass a `Dataset`, a `DatasetDict`, or one split of a "
                 "dataset that is streamed."
             )
+        check_difficulty(self, dataset)
         scored = self.score_part(dataset.with_format(None), chunk_size, cache_dir, accelerator)
         self.audit = self.selection = None
         count_unscored(np.array(scored["influence"][:], dtype=float))
@@ -248,6 +249,7 @@ class WholeDatasets:
             order=order,
         )
         self.audit = self.selection = None
+        check_difficulty(self, dataset)
         with chunk_folder(cache_dir, self.engine.device, accelerator) as folder:
             subset, pool, self.selection, self.audit = select_audited(
                 self, dataset.with_format(None), settings, max_scored, chunk_size, folder, accelerator
@@ -255,8 +257,8 @@ class WholeDatasets:
         return (subset, self.audit, pool) if return_pool else (subset, self.audit)
 
     def readable(self, dataset: Dataset) -> Dataset:
-        """A dataset in which ClassLabel columns hold what scores depend on: the numbers that a difficulty is, the names
-        that a template reads."""
+        """A dataset in which ClassLabel columns hold what scores depend on: the numbers of a difficulty, and the names
+        of classes where a template reads them."""
         numbers = self.difficulty.columns if self.difficulty else ()
         return labels_as_names(labels_as_numbers(dataset, numbers), self.encoder.of_template)
 

@@ -263,3 +263,12 @@ def test_small_models_and_the_hardest_rows(score, tmp_path):
     for asked, warned in ((), False), (("--strategy", "difficulty"), True), (("--difficulty-percentile", "80"), True):
         result = run(*words, *asked)
         assert result.exit_code == 0 and ("54.3 to 45.4" in result.stderr) == warned
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_a_difficulty_without_a_number_is_refused_before_the_model(score, streaming):
+    rows = [HUB["question-answer"](i) | {"pass_rate": None} for i in range(5)]
+    words = ("--columns", "question-answer", "--difficulty", "column:pass_rate", "--lower-is-harder", *streaming)
+    result = score(rows, *words, "--model", "no/model")
+    assert result.exit_code == 1 and "'pass_rate' holds no finite number in any of 5 rows" in result.stderr
+    assert "`--difficulty ifd`" in result.stderr

@@ -79,7 +79,7 @@ def test_bad_rows_are_skipped_by_number(hub_rows, validation, tokenizer, caplog)
 
 
 def test_classes_are_called_by_their_names(tokenizer, tmp_path):
-    """As with `ds.map(template)`: of a ClassLabel column a template reads what a class is called, wherever it reads."""
+    """As with `ds.map(template)`: of a ClassLabel column a template reads the names, wherever it reads."""
     names, rows = ["no", "maybe", "yes"], [{"q": SENTENCES[i % 4], "a": i % 3, "level": i % 2} for i in range(12)]
     labelled = Dataset.from_list(rows).cast_column("a", ClassLabel(names=names))
     labelled = labelled.cast_column("level", ClassLabel(names=["level 4", "level 2"]))
