@@ -71,7 +71,7 @@ def look(
 
     rows = reading.load(dataset)
     if (template := reading.template) is None:
-        reading.of(rows, text_field=dataset_text_field)
+        reading.of(rows, "skip", dataset_text_field)
     else:
         template.check_columns(rows.column_names)
     encoder = RowEncoder(

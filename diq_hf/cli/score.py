@@ -39,6 +39,8 @@ def score(
 
     rows, validation_rows = scoring.both(dataset, reading, validation, streaming)
     tested, first = scoring.difficulty == "ifd", first_rows(rows) if streaming else rows
+    if streaming and reading.template is None:
+        reading.of(first, scoring.on_bad_row, scoring.dataset_text_field)  # refused before the model is loaded
     scorer = scoring.scorer(model, validation_rows, first, tested, alignment, projection_dim=projection_dim)
     with chunk_folder(scoring.cache_dir, scorer.engine.device) as folder:
         places = {"chunk_size": scoring.chunk_size, "cache_dir": folder}

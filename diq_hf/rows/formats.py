@@ -28,7 +28,7 @@ from .messages import (
     split_answer,
     warn_of_roles,
 )
-from .shapes import chosen_remedy, unknown_row
+from .shapes import no_completion, unknown_row
 from .templates import ColumnTemplate
 from .tokens import RowTokens
 
@@ -308,17 +308,7 @@ class RowEncoder:
 
     def _prompt_completion(self, row: dict, tokens: RowTokens, assistant_only: bool) -> dict:
         if "completion" not in row:
-            remedy = ""
-            if "messages" in row:
-                remedy = (
-                    " To train on its `messages`, read them with `columns='messages'`, or remove the column `prompt`: "
-                    "`SFTTrainer` looks at it first."
-                )
-            elif "chosen" in row:
-                remedy = chosen_remedy(row)
-            elif self.template is not None and self.template.completion is None:
-                remedy = " The template names none: add `completion=`, the answer of its columns."
-            raise RowError(f"it has a `prompt` but no `completion`.{remedy}")
+            raise no_completion(row, self.template)
         prompt, completion = row["prompt"], row["completion"]
         if isinstance(prompt, list) != isinstance(completion, list) and {str, list} == {
             type(prompt),
