@@ -67,6 +67,7 @@ def look(
     import numpy as np
 
     from ..rows.formats import RowEncoder
+    from ..rows.templates import whole_words
     from ..rows.views import Overview, views
 
     rows = reading.load(dataset)
@@ -74,6 +75,8 @@ def look(
         reading.of(rows, "skip", dataset_text_field)
     else:
         template.check_columns(rows.column_names)
+        if whole := template.whole_floats(rows):
+            typer.secho(f"diq: {whole_words(whole, rows)}", fg="yellow", err=True)
     encoder = RowEncoder(
         load_tokenizer(model, revision, chat_template),
         max_length=max_length,

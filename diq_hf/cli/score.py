@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .leaks import warn_of_leaks
 from .options import Overwrite
 from .outputs import check_folder, is_first_process, save_dataset
 from .reading import AS_IT_IS, Reading
@@ -46,6 +47,8 @@ def score(
         places = {"chunk_size": scoring.chunk_size, "cache_dir": folder}
         if streaming:
             scored = rows = score_stream(scorer, rows, **places)
+            if is_first_process():  # now that all have passed
+                warn_of_leaks(first, validation_rows, "validation", scoring.dataset_text_field, scored.parts())
         else:
             scored = scorer.score(rows, **places)
         if is_first_process():

@@ -64,6 +64,8 @@ def score_rows(
                 needs = scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None
                 answer = encode_answer(scorer, row) if null is not None else None
             except RowError as error:
+                if scorer.on_bad_row == "skip" and all(row.get(name) is None for name in scorer.encoder.columns):
+                    continue  # nothing is there, as where a template could not read it and said so; it is counted
                 _refuse(scorer, f"{row_name(i, indices[i], row)}: {error}", error)
             else:
                 encoded.append(ready)
@@ -166,7 +168,8 @@ def _refuse(scorer: Any, reason: str, cause: Exception | None = None) -> None:
 def count_unscored(influence: np.ndarray, difficulty: np.ndarray | None = None) -> None:
     """Logs how many rows have no influence, and how many of the others no difficulty."""
     if unscored := int(np.isnan(influence).sum()):
-        logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
+        first = int(np.isnan(influence).argmax())
+        logger.warning(f"{unscored} of {len(influence)} rows were not scored, row {first} the first.")
     if difficulty is not None:
         count_missing(np.flatnonzero(~np.isfinite(difficulty) & ~np.isnan(influence)), len(influence))
 

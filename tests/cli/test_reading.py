@@ -324,3 +324,27 @@ def test_validation_rows_by_a_template_of_their_own(score, tmp_path):
     assert digests[0] == digests[1]
     result = score(rows, "--columns", "alpaca", "--validation-columns", "alpaca", *words, validation=chosen)
     assert result.exit_code == 1
+
+
+def test_a_skipped_row_is_told_once(score, caplog):
+    rows = [HUB["medical-o1"](i) | {"source": "s"} for i in range(8)]
+    rows[3]["Response"] = None
+    with caplog.at_level("WARNING", "diq_hf"):
+        result = score(rows, "--columns", "medical-o1", "--on-bad-row", "skip", "--mismatch")
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "row 3" in line.lower()] == [
+        "Not read: row 3: its column 'Response' is null. Fill it in, or write {Response?} where it may be missing.",
+        "1 of 8 rows were not scored, row 3 the first.",
+    ], result.stderr
+
+
+def test_leaks_are_named_in_a_stream(score):
+    """As of a dataset, in chunks of three rows; a row in the last, and the question alone in the first."""
+    pool = [HUB["question-answer"](i) for i in range(8)]
+    others = [pool[7], pool[1] | {"answer": "Something else altogether."}, HUB["question-answer"](14)]
+    told = []
+    for words in ((), ("--streaming", "--overwrite", "--chunk-size", 3)):
+        result = score(pool, "--columns", "question-answer", *words, validation=others)
+        assert result.exit_code == 0, result.stderr
+        told.append([line for line in result.stderr.splitlines() if "stand in the pool" in line])
+    assert told[0] == told[1] and "validation row 0 in row 7" in told[0][0], told
