@@ -75,8 +75,8 @@ def look(
         reading.of(rows, "skip", dataset_text_field)
     else:
         template.check_columns(rows.column_names)
-        if whole := template.whole_floats(rows):
-            typer.secho(f"diq: {whole_words(whole, rows)}", fg="yellow", err=True)
+        if floats := template.whole_floats(rows):
+            typer.secho(f"diq: {whole_words(floats, rows)}", fg="yellow", err=True)
     encoder = RowEncoder(
         load_tokenizer(model, revision, chat_template),
         max_length=max_length,
