@@ -191,15 +191,16 @@ class ColumnDifficulty:
         Raises:
             `ValueError`: There is no such column, or no row has a difficulty.
         """
-        there = [name for name in self.columns if name in dataset.column_names]
-        rows = labels_as_numbers(dataset.select_columns(there or dataset.column_names), there).with_format(None)
-        is_known = np.ones(len(rows), dtype=bool)
-        for i, row in enumerate(rows):
+        if self.column not in dataset.column_names:
+            self.prepare({}, None)  # says so
+        rows = labels_as_numbers(dataset.select_columns([self.column]), [self.column]).with_format(None)
+        is_known = np.ones(len(dataset), dtype=bool)
+        for i, value in enumerate(rows[self.column][:]):
             with contextlib.suppress(RowError):  # refused when it is scored
-                is_known[i] = np.isfinite(self.prepare(row, None))
-        if len(rows) and not is_known.any():
+                is_known[i] = np.isfinite(self.prepare({self.column: value}, None))
+        if len(dataset) and not is_known.any():
             raise ValueError(
-                f"The difficulty column {self.column!r} holds no finite number in any of {len(rows)} rows, so none "
+                f"The difficulty column {self.column!r} holds no finite number in any of {len(dataset)} rows, so none "
                 "would have a difficulty. Fill it in, or name another source: `difficulty='ifd'` needs no column."
             )
         return np.flatnonzero(~is_known)
