@@ -90,10 +90,7 @@ def with_class_names(row: Mapping, features: Mapping | None, names: Iterable[str
     ```
     """
     labels = {name: features[name] for name in names if isinstance((features or {}).get(name), ClassLabel)}
-    said = {
-        name: None if row[name] is None or row[name] < 0 else label.int2str(int(row[name]))
-        for name, label in labels.items()
-    }
+    said = {name: class_names(row[name], label) for name, label in labels.items()}
     return {**row, **said} if said else row
 
 
@@ -106,8 +103,36 @@ def labels_as_numbers(dataset: Dataset, names: Iterable[str]) -> Dataset:
     for name in names:
         numbers = class_label_numbers(dataset.features.get(name), name)
         if numbers is not None:
-            values = label_values(dataset.with_format(None)[name][:], numbers)
-            # Added before the other goes: a dataset without columns has no rows.
-            dataset = dataset.rename_column(name, f"{name}_labels").add_column(name, values)
-            dataset = dataset.remove_columns(f"{name}_labels")
+            dataset = _replaced(dataset, name, label_values(dataset.with_format(None)[name][:], numbers))
     return dataset
+
+
+def labels_as_names(dataset: Dataset, names: Iterable[str]) -> Dataset:
+    """A dataset whose ClassLabel columns, of those named, say what their classes are called; else as
+    [`with_class_names`]."""
+    for name in dict.fromkeys(names):
+        if isinstance(dataset.features.get(name), ClassLabel):
+            dataset = _replaced(dataset, name, class_names(dataset.with_format(None)[name][:], dataset.features[name]))
+    return dataset
+
+
+def class_names(values: Any, label: ClassLabel) -> list[str | None] | str | None:
+    """Class ids, one or many, as the names of their classes: a null stays null, and -1 becomes one.
+
+    Example:
+
+    ```python
+    >>> class_names([1, None, 0, -1], ClassLabel(names=["yes", "no"]))
+    ['no', None, 'yes', None]
+
+    ```
+    """
+    if isinstance(values, Iterable):
+        return [class_names(value, label) for value in values]
+    return None if values is None or values < 0 else label.int2str(int(values))
+
+
+def _replaced(dataset: Dataset, name: str, values: list) -> Dataset:
+    # Added before the other goes: a dataset without columns has no rows.
+    dataset = dataset.rename_column(name, f"{name}_labels").add_column(name, values)
+    return dataset.remove_columns(f"{name}_labels")

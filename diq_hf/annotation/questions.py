@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datasets import Dataset
 from transformers.utils import logging
 
+from ..columns import with_class_names
 from ..digest import digest
 from ..rows.encoded import RowError
 from ..rows.formats import TEXTS, RowEncoder
@@ -47,7 +48,7 @@ class QuestionReader:
 
     def questions(self, dataset: Dataset) -> Iterator[str | None]:
         """Every row's question, `None` for a bad row that may stay unlabelled."""
-        for i, row in enumerate(self._readable(dataset)):
+        for i, row in enumerate(self._named(row, dataset) for row in self._readable(dataset)):
             try:
                 yield self._question(row)
             except RowError as error:
@@ -59,7 +60,10 @@ class QuestionReader:
 
     def question(self, dataset: Dataset, position: int) -> str:
         """One row's question."""
-        return self._question(self._readable(dataset)[position])
+        return self._question(self._named(self._readable(dataset)[position], dataset))
+
+    def _named(self, row: Mapping, dataset: Dataset) -> Mapping:
+        return with_class_names(row, dataset.features, self.encoder.of_template)
 
     def _readable(self, dataset: Dataset) -> Dataset:
         known = {*self.encoder.columns, "image", "images"}

@@ -75,12 +75,16 @@ _OPTIONS = {
 # Calls that errors advise, what to write for each on a command line, and the option it takes.
 _CALLS = (
     (re.compile(r"`ds\.map\(DIQScorer\([^`]*`"), "`diq score`", None),
-    (re.compile(r"`columns=ColumnTemplate\('([^']*)', '([^']*)'\)`"), r"`--prompt '\1' --completion '\2'`", "prompt"),
-    (re.compile(r"`columns=ColumnTemplate\(messages='([^']*)'\)`"), r"`--messages '\1'`", "messages"),
+    (
+        re.compile(r"`columns=ColumnTemplate\('([^']*)', '([^']*)'\)`"),
+        r"`--{}prompt '\1' --{}completion '\2'`",
+        "prompt",
+    ),
+    (re.compile(r"`columns=ColumnTemplate\(messages='([^']*)'\)`"), r"`--{}messages '\1'`", "messages"),
     (re.compile(r"`select_subset\(diq_score\.score\([^`]*`"), "`diq score`, then `diq select`", None),
 )
-# Of rows beside the pool, as their errors begin, the option that says what their columns are.
-_BESIDE = {"Validation ": "validation_columns", "Held-out ": "heldout_columns"}
+# Of rows beside the pool, as their errors begin, what the options begin with that say what their columns are.
+_BESIDE = {"Validation ": "validation", "Held-out ": "heldout"}
 # Options whose names are those of columns, too: a bare one is taken for the column.
 _COLUMNS = ("difficulty", "mismatch", "prompt", "completion", "system", "messages")
 _ARGUMENT = re.compile(r"`([a-z_.]+)(=[^`]*)?`")
@@ -117,9 +121,10 @@ def in_options(message: str, options: Collection[str]) -> str:
             return f"`{option}`" if value == "True" else f"`{option.replace('--', '--no-', 1)}`"
         return f"`{option} {'none' if value == 'None' else value}`" if value else f"`{option}`"
 
-    for rows, option in _BESIDE.items():
-        if message.startswith(rows) and option in options:
-            message = message.replace("`columns='", f"`{option}='")
+    beside = next((f"{name}_" for rows, name in _BESIDE.items() if message.startswith(rows)), "")
+    beside = beside if f"{beside}columns" in options else ""
+    message = message.replace("`columns='", f"`{beside}columns='")
     for call, command, option in _CALLS:
-        message = call.sub(command, message) if option is None or option in options else message
+        if option is None or f"{beside}{option}" in options:
+            message = call.sub(command.replace("{}", beside.replace("_", "-")), message)
     return _ARGUMENT.sub(replace, message)

@@ -7,7 +7,19 @@ import typer
 from typer.core import TyperCommand
 
 from .inputs import load_rows, source_of
-from .options import HubToken, Name, Private, PushToSpace, Split, command_line, token_of
+from .options import (
+    HubToken,
+    Name,
+    OwnColumns,
+    OwnCompletion,
+    OwnMessages,
+    OwnPrompt,
+    Private,
+    PushToSpace,
+    Split,
+    command_line,
+    token_of,
+)
 from .reading import AS_IT_IS, Reading
 
 
@@ -57,14 +69,16 @@ def compare(
     reading: Reading = AS_IT_IS,
     validation_split: Split = None,
     validation_name: Name = None,
-    validation_columns: Annotated[
-        str | None, typer.Option(help="As --columns, of validation rows; by default as the pool's, if they fit.")
-    ] = None,
+    validation_columns: OwnColumns = None,
+    validation_prompt: OwnPrompt = None,
+    validation_completion: OwnCompletion = None,
+    validation_messages: OwnMessages = None,
     heldout_split: Split = None,
     heldout_name: Name = None,
-    heldout_columns: Annotated[
-        str | None, typer.Option(help="As --columns, of held-out rows; by default as the pool's, if they fit.")
-    ] = None,
+    heldout_columns: OwnColumns = None,
+    heldout_prompt: OwnPrompt = None,
+    heldout_completion: OwnCompletion = None,
+    heldout_messages: OwnMessages = None,
     on_leak: Annotated[
         str, typer.Option(help="Held-out rows that stand in the pool: 'raise', or 'drop' to measure by the others.")
     ] = "raise",
@@ -114,10 +128,16 @@ def compare(
     from ..comparison.compare import compare
     from ..comparison.page import markdown_table
 
+    own = {
+        "validation": (validation_columns, validation_prompt, validation_completion, validation_messages),
+        "heldout": (heldout_columns, heldout_prompt, heldout_completion, heldout_messages),
+    }
     rows = {
-        "pool": reading.rows(pool),
-        "validation": reading.beside(load_rows(validation, validation_split, validation_name), validation_columns),
-        "heldout": reading.beside(load_rows(heldout, heldout_split, heldout_name), heldout_columns),
+        "pool": reading.rows(pool, "skip"),  # what cannot be read is passed over
+        "validation": reading.beside(
+            load_rows(validation, validation_split, validation_name), "Validation", own["validation"]
+        ),
+        "heldout": reading.beside(load_rows(heldout, heldout_split, heldout_name), "Held-out", own["heldout"]),
     }
     names = {"validation": (validation, validation_name), "heldout": (heldout, heldout_name)}
     given = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}

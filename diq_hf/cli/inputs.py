@@ -242,7 +242,7 @@ def _which(name: str, error: str) -> str | None:
     if found := re.search(r"(?:available configs|Available): (\[.*?\])", error):
         return (
             f"{name} has the configurations {found[1]}. Name one of them with --name, of validation or "
-            "held-out rows with --validation-name or --heldout-name."
+            "held-out rows with --validation-name or --heldout-name; of a task with --name TASK=CONFIGURATION."
         )
     if found := re.search(r"(?:Unknown split \"(.*?)\"|Bad split: (\S*)\.).*?(\[.*?\])", error):
         return f"{name} has the splits {found[3]}, not {(found[1] or found[2])!r}. Name one of them with --split."

@@ -9,7 +9,9 @@ import typer
 SHOWN = 5
 
 
-def warn_of_leaks(pool: Any, others: Any, named: str = "validation", text_field: str = "text") -> int:
+def warn_of_leaks(
+    pool: Any, others: Any, named: str = "validation", text_field: str = "text", parts: Any = None
+) -> int:
     """Names rows of another dataset that stand in the pool, on the error stream; gives their number.
 
     Args:
@@ -21,8 +23,10 @@ def warn_of_leaks(pool: Any, others: Any, named: str = "validation", text_field:
             What they are called.
         text_field (`str`, *optional*, defaults to `"text"`):
             Column of plain text rows.
+        parts (`Iterable`, *optional*):
+            All rows, of which `pool` is a beginning, where they come in parts.
     """
-    from ..selection.leakage import find_leaks
+    from ..selection.leakage import find_leaks_in
     from ..selection.texts import RowTexts
 
     own = [text_field] if all(text_field in rows.column_names for rows in (pool, others)) else None
@@ -32,7 +36,7 @@ def warn_of_leaks(pool: Any, others: Any, named: str = "validation", text_field:
             f"diq: No column is known to hold texts, so {named} rows were not looked for in the pool.", err=True
         )
         return 0
-    leaks = find_leaks(pool, others, text_columns=columns)
+    leaks = find_leaks_in([pool] if parts is None else parts, pool, others, text_columns=columns)
     rows = sorted({leak.other_row for leak in leaks})
     if rows:
         words = leak_words(leaks, len(others), named)

@@ -67,13 +67,16 @@ def look(
     import numpy as np
 
     from ..rows.formats import RowEncoder
+    from ..rows.templates import whole_words
     from ..rows.views import Overview, views
 
     rows = reading.load(dataset)
     if (template := reading.template) is None:
-        reading.of(rows, text_field=dataset_text_field)
+        reading.of(rows, "skip", dataset_text_field)
     else:
         template.check_columns(rows.column_names)
+        if floats := template.whole_floats(rows):
+            typer.secho(f"diq: {whole_words(floats, rows)}", fg="yellow", err=True)
     encoder = RowEncoder(
         load_tokenizer(model, revision, chat_template),
         max_length=max_length,

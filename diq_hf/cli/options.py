@@ -25,6 +25,12 @@ OverwriteColumns = Annotated[bool, typer.Option("--overwrite-columns", help="Rep
 HubToken = Annotated[
     str | None, typer.Option(help="Environment variable with the access token; by default that of `hf auth login`.")
 ]
+OwnColumns = Annotated[
+    str | None, typer.Option(help="As --columns, of these rows; by default as the dataset's, if they fit.")
+]
+OwnPrompt = Annotated[str | None, typer.Option(help="As --prompt, of these rows.")]
+OwnCompletion = Annotated[str | None, typer.Option(help="As --completion, of these rows.")]
+OwnMessages = Annotated[str | None, typer.Option(help="As --messages, of these rows.")]
 PushToSpace = Annotated[
     str | None, typer.Option(help="Static Space that shows the page; made if it is not there. It can be read there.")
 ]

@@ -51,6 +51,24 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def check_launch() -> None:
+    """Refuses tasks of one `srun` that were not told of each other: each would do all and write the same files.
+
+    A batch script, an `salloc` shell and `srun -n1` are steps of one task, whatever was allocated.
+
+    Raises:
+        `RuntimeError`: There are several.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if tasks > 1 and "WORLD_SIZE" not in os.environ:
+        raise RuntimeError(
+            f"srun started {tasks} tasks, and without WORLD_SIZE each takes itself for the only one. Have a launcher "
+            "start the processes, one task a node: `srun --ntasks-per-node=1 torchrun … -m diq_hf.cli …` or `srun … "
+            "accelerate launch -m diq_hf.cli …`. Where each task has rows and an "
+            "--output of its own, set WORLD_SIZE=1."
+        )
+
+
 def check_folder(output: Path, overwrite: bool, inputs: Iterable[str | None] = (), kind: Kind = DATASET) -> None:
     """Looks whether a folder can be written, before anything is computed for it.
 
@@ -66,7 +84,9 @@ def check_folder(output: Path, overwrite: bool, inputs: Iterable[str | None] = (
 
     Raises:
         `OSError`: It cannot be written, or something stands there that is not ours to replace.
+        `RuntimeError`: See [`check_launch`].
     """
+    check_launch()
     if not is_first_process():
         return
     place = Path(os.path.realpath(output))

@@ -1,6 +1,7 @@
 """`Reading`: the options by which a command reads a dataset, and its columns as rows."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -77,35 +78,53 @@ class Reading:
         stream, template = load_rows(*place, streaming=True), self.template
         return stream if template is None else template.apply(stream, on_bad_row)
 
-    def rows(self, dataset: str, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
+    def rows(self, dataset: str, on_bad_row: str = "raise", text_field: str = "text") -> Any:
         """The dataset in rows that a trainer takes.
 
         Raises:
             `ValueError`: Its columns are no known format; the error names the template that would read them.
         """
-        return self.of(self.load(dataset), on_bad_row, text_field, answers)
+        return self.of(self.load(dataset), on_bad_row, text_field)
 
-    def of(self, rows: Any, on_bad_row: str = "raise", text_field: str = "text", answers: bool = True) -> Any:
+    def of(self, rows: Any, on_bad_row: str = "raise", text_field: str = "text") -> Any:
         """As `rows`, of a dataset that was loaded."""
         from ..rows.shapes import check_shape
 
         if (template := self.template) is not None:
             return template.apply(rows, on_bad_row)
-        check_shape(rows, text_field, answers)
+        check_shape(rows, text_field, on_bad_row)
         return rows
 
-    def beside(self, rows: Any, columns: str | None = None) -> Any:
-        """Rows of another dataset (validation rows): by `columns`, else by the same template if it fits them.
+    def beside(self, rows: Any, named: str, own: Sequence[str | None] = (), text_field: str = "text") -> Any:
+        """Rows of another dataset: by a template of their `own`, else by the same template if it fits them.
 
-        Questions with options are no question and answer, whatever the pool's template would make of them.
+        Questions with options are no question and answer, whatever the pool's template would make of them; held-out
+        rows may be such questions.
+
+        Args:
+            rows ([`~datasets.Dataset`]):
+                The rows.
+            named (`str`):
+                What they are called, `"Validation"` or `"Held-out"`.
+            own (`Sequence[str]`):
+                Their own `columns`, `prompt`, `completion` and `messages`, where they were given.
+            text_field (`str`, *optional*, defaults to `"text"`):
+                Column of plain text rows.
+
+        Raises:
+            `ValueError`: They are of no format that is trained on.
         """
-        from ..rows.presets import column_template
-        from ..rows.shapes import is_choice
+        from ..rows.shapes import check_shape, is_choice
 
-        if columns is not None:
-            return column_template(columns).apply(rows)
-        fits = self.template is not None and self.template.reads(rows.column_names)
-        return self.template.apply(rows) if fits and not is_choice(rows.column_names) else rows
+        if any(words is not None for words in own):
+            given = dict(zip(("columns", "prompt", "completion", "messages"), own, strict=True))
+            return replace(self, system=None, **given).template.apply(rows)
+        choice = is_choice(rows.column_names)
+        if self.template is not None and self.template.reads(rows.column_names) and not choice:
+            return self.template.apply(rows)
+        if named != "Held-out" or not choice:
+            check_shape(rows, text_field, named=named)
+        return rows
 
     def source(self, dataset: str, rows: Any) -> Any:
         """The [`~diq_hf.recipe.Source`] of rows that were loaded."""

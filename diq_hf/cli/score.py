@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .leaks import warn_of_leaks
 from .options import Overwrite
 from .outputs import check_folder, is_first_process, save_dataset
 from .reading import AS_IT_IS, Reading
@@ -39,11 +40,15 @@ def score(
 
     rows, validation_rows = scoring.both(dataset, reading, validation, streaming)
     tested, first = scoring.difficulty == "ifd", first_rows(rows) if streaming else rows
+    if streaming and reading.template is None:
+        reading.of(first, scoring.on_bad_row, scoring.dataset_text_field)  # refused before the model is loaded
     scorer = scoring.scorer(model, validation_rows, first, tested, alignment, projection_dim=projection_dim)
     with chunk_folder(scoring.cache_dir, scorer.engine.device) as folder:
         places = {"chunk_size": scoring.chunk_size, "cache_dir": folder}
         if streaming:
             scored = rows = score_stream(scorer, rows, **places)
+            if is_first_process():  # now that all have passed
+                warn_of_leaks(first, validation_rows, "validation", scoring.dataset_text_field, scored.parts())
         else:
             scored = scorer.score(rows, **places)
         if is_first_process():

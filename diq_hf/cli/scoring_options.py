@@ -9,7 +9,19 @@ import typer
 
 from .inputs import load_rows, source_of
 from .leaks import warn_of_leaks
-from .options import DatasetRevision, Name, OverwriteColumns, Split, TextField, command_line, or_none
+from .options import (
+    DatasetRevision,
+    Name,
+    OverwriteColumns,
+    OwnColumns,
+    OwnCompletion,
+    OwnMessages,
+    OwnPrompt,
+    Split,
+    TextField,
+    command_line,
+    or_none,
+)
 from .outputs import is_first_process
 from .reading import Reading
 from .tokenizer import load_tokenizer
@@ -26,9 +38,10 @@ class ScoringOptions:
     validation_split: Split = None
     validation_name: Name = None
     validation_revision: DatasetRevision = None
-    validation_columns: Annotated[
-        str | None, option(help="As --columns, of the validation rows; by default as the dataset's, if they fit.")
-    ] = None
+    validation_columns: OwnColumns = None
+    validation_prompt: OwnPrompt = None
+    validation_completion: OwnCompletion = None
+    validation_messages: OwnMessages = None
     revision: Annotated[str | None, option(help="Branch, tag or commit of the model.")] = None
     dtype: Annotated[
         str | None, option(help="Of the model's weights, 'float32' for instance; bf16 where it is fast.")
@@ -88,7 +101,9 @@ class ScoringOptions:
         else:
             rows = reading.rows(pool, self.on_bad_row, self.dataset_text_field)
         validation_rows = load_rows(validation, self.validation_split, self.validation_name, self.validation_revision)
-        validation_rows = reading.beside(validation_rows, self.validation_columns)
+        names = ("columns", "prompt", "completion", "messages")
+        own = [getattr(self, f"validation_{name}") for name in names]
+        validation_rows = reading.beside(validation_rows, "Validation", own, self.dataset_text_field)
         if is_first_process() and not streaming:
             warn_of_leaks(rows, validation_rows, text_field=self.dataset_text_field)
         return rows, validation_rows
@@ -113,12 +128,14 @@ class ScoringOptions:
             arguments:
                 Further arguments of the scorer.
         """
-        from ..difficulty.sources import difficulty_source
+        from ..difficulty.sources import ColumnDifficulty, difficulty_source
         from ..scoring.mismatch import can_calibrate
         from ..scoring.scorer import DIQScorer
 
         labels = self.difficulty_label or None
         source = difficulty_source(self.difficulty, self.perspective, labels, self.lower_is_harder)
+        if isinstance(source, ColumnDifficulty):
+            source.missing(rows)  # before the model is loaded
         tests = tested if self.mismatch is None else self.mismatch
         given = {name: getattr(self, name) for name in ("revision", "dtype", "attn_implementation")}
         scorer = DIQScorer(

@@ -26,7 +26,12 @@ def validation(
         int, typer.Option(help="Rows of each task; the paper took 20 and found ranks stable from 40 to 50.")
     ] = 45,
     split: Annotated[
-        list[str] | None, typer.Option(help="TASK=SPLIT, where it is not the usual one (repeatable).")
+        list[str] | None,
+        typer.Option(help="TASK=SPLIT, or DATASET=SPLIT of --pool or --held-out, if not the usual one (repeatable)."),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=CONFIGURATION, or DATASET=CONFIGURATION of --pool or --held-out (repeatable)."),
     ] = None,
     pool: Annotated[
         list[str] | None,
@@ -50,13 +55,16 @@ def validation(
         )
     check_writable(output)
     splits = dict(_named(text, "--split", "TASK=SPLIT") for text in split or ())
+    configs = dict(_named(text, "--name", "TASK=CONFIGURATION") for text in name or ())
     named = dict(_source(text) for text in source)
     if len(named) < len(source):
         raise ValueError("Two of --source have one task's name. Name them apart: --source TASK=DATASET.")
-    if unknown := [task for task in splits if task not in named]:
-        raise ValueError(f"--split names the task {unknown[0]!r}, and the tasks are {', '.join(named)}.")
-    others = {name: _prompts(name, load_rows(name)) for name in [*(pool or ()), *(held_out or ())]}
-    tasks = {task: _read(task, *where, splits.get(task)) for task, where in named.items()}
+    beside = [*(pool or ()), *(held_out or ())]
+    for option, given in (("--split", splits), ("--name", configs)):
+        if unknown := [task for task in given if task not in named and task not in beside]:
+            raise ValueError(f"{option} names the task {unknown[0]!r}, and there are {', '.join([*named, *beside])}.")
+    others = {name: _prompts(name, load_rows(name, splits.get(name), configs.get(name))) for name in beside}
+    tasks = {task: _read(task, *where, splits.get(task), configs.get(task)) for task, where in named.items()}
     chosen = []
     for task, rows in tasks.items():
         usable = _apart(task, rows, others, chosen)
@@ -74,7 +82,7 @@ def validation(
 
 
 def _named(text: str, option: str, form: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
+    name, sign, value = text.rpartition("=")
     if not (name and sign and value):
         raise ValueError(f"{option} is {text!r}; it has the form {form}.")
     return name, value
@@ -95,7 +103,7 @@ def _source(text: str) -> tuple[str, tuple[Any, str]]:
     return text, (BENCHMARKS[text], BENCHMARKS[text].dataset)
 
 
-def _read(task: str, benchmark: Any, dataset: str, split: str | None) -> list[dict]:
+def _read(task: str, benchmark: Any, dataset: str, split: str | None, config: str | None) -> list[dict]:
     from ..names import public_name
     from ..rows.benchmarks import read_question
     from ..rows.encoded import RowError
@@ -103,12 +111,12 @@ def _read(task: str, benchmark: Any, dataset: str, split: str | None) -> list[di
     from ..selection.texts import RowTexts
 
     if benchmark is None:
-        rows, read = load_rows(dataset, split), read_question
+        rows, read = load_rows(dataset, split, config), read_question
         if not is_choice(rows.column_names) and not RowTexts(rows).columns:
             template = _fitting(dataset, rows, by_names=True)
             read = read_question if template is None else lambda row: read_question(template(row))
     else:
-        rows, read = load_rows(dataset, split or benchmark.split, benchmark.config), benchmark.read
+        rows, read = load_rows(dataset, split or benchmark.split, config or benchmark.config), benchmark.read
         if not benchmark.tried:
             typer.secho(
                 f"diq: {task}: the reader of {dataset} follows its published columns and was never tried on its "

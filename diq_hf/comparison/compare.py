@@ -12,6 +12,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from ..difficulty.sources import difficulty_source
 from ..digest import digest, model_digest, tokenizer_digest
 from ..files import replacing
 from ..names import public_name
@@ -144,6 +145,8 @@ def compare(
         heldout, dropped = _without_leaks(pool, heldout)
         warnings += [f"{dropped} held-out rows that stand in the pool were left out."] if dropped else []
     groups = {name: list(rows) for name, rows in validation_groups(validation, group_column).items()}
+    if isinstance(difficulty, str) and difficulty.startswith("column:") and "influence" not in pool.column_names:
+        difficulty_source(difficulty).missing(pool)  # refused before the model is loaded
     loaded_model, tokenizer = trained.load()
     encoder = _encoder(trained, loaded_model, tokenizer)
     measured = HeldOut(heldout, encoder, group_column)

@@ -15,7 +15,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, se
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..columns import class_label_numbers, label_values
+from ..columns import class_label_numbers, label_values, labels_as_names
 from ..digest import digest
 from ..engine.loading import preferred_device, preferred_dtype
 from ..rows.encoded import IGNORE_INDEX, RowError
@@ -236,7 +236,7 @@ def read_texts(dataset: Dataset, encoder: RowEncoder) -> list[str]:
     """The prompt of every row, as [`ClassifierDifficulty`] reads it when it scores."""
     names = [name for name in encoder.columns if name in dataset.column_names]
     texts = []
-    for i, row in enumerate(dataset.select_columns(names)):
+    for i, row in enumerate(labels_as_names(dataset.select_columns(names), encoder.of_template)):
         try:
             text, _ = encoder.rated_texts(row)
         except RowError as error:

@@ -4,12 +4,15 @@ A source is any object with a `fingerprint`, the dataset `columns` it reads, and
 one number a row, or several: see [`DifficultySource`].
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from datasets import Dataset
 
+from ..columns import labels_as_numbers
 from ..digest import digest
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.formats import TEXTS, RowEncoder
@@ -183,7 +186,27 @@ class ColumnDifficulty:
         self.lower_is_harder = lower_is_harder
         self.fingerprint = f"column-1:{column}{':lower' if lower_is_harder else ''}"
 
-    def prepare(self, row: Mapping, encoder: RowEncoder) -> float:
+    def missing(self, dataset: Dataset) -> np.ndarray:
+        """Numbers of the rows that have no difficulty: a null, or a number that is not finite.
+
+        Raises:
+            `ValueError`: There is no such column, or no row has a difficulty.
+        """
+        if self.column not in dataset.column_names:
+            self.prepare({}, None)  # says so
+        rows = labels_as_numbers(dataset.select_columns([self.column]), [self.column]).with_format(None)
+        is_known = np.ones(len(dataset), dtype=bool)
+        for i, value in enumerate(rows[self.column][:]):
+            with contextlib.suppress(RowError):  # refused when it is scored
+                is_known[i] = np.isfinite(self.prepare({self.column: value}, None))
+        if len(dataset) and not is_known.any():
+            raise ValueError(
+                f"The difficulty column {self.column!r} holds no finite number in any of {len(dataset)} rows, so none "
+                "would have a difficulty. Fill it in, or name another source: `difficulty='ifd'` needs no column."
+            )
+        return np.flatnonzero(~is_known)
+
+    def prepare(self, row: Mapping, encoder: RowEncoder | None) -> float:
         if self.column not in row:
             raise ValueError(
                 f"The difficulty column {self.column!r} is not in the dataset. Name one that is, or another source."

@@ -28,7 +28,7 @@ from .messages import (
     split_answer,
     warn_of_roles,
 )
-from .shapes import chosen_remedy, unknown_row
+from .shapes import no_completion, unknown_row
 from .templates import ColumnTemplate
 from .tokens import RowTokens
 
@@ -114,8 +114,12 @@ class RowEncoder:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every dataset column that may decide what a row trains on."""
-        own = (*ROW_COLUMNS, self.dataset_text_field)
-        return tuple(dict.fromkeys([*own, *self.template.columns])) if self.template else own
+        return tuple(dict.fromkeys([*ROW_COLUMNS, self.dataset_text_field, *self.of_template]))
+
+    @property
+    def of_template(self) -> tuple[str, ...]:
+        """Those that a template reads: of a ClassLabel column the classes' names."""
+        return self.template.columns if self.template else ()
 
     @cached_property
     def _training_template(self) -> str | None:
@@ -304,17 +308,7 @@ class RowEncoder:
 
     def _prompt_completion(self, row: dict, tokens: RowTokens, assistant_only: bool) -> dict:
         if "completion" not in row:
-            remedy = ""
-            if "messages" in row:
-                remedy = (
-                    " To train on its `messages`, read them with `columns='messages'`, or remove the column `prompt`: "
-                    "`SFTTrainer` looks at it first."
-                )
-            elif "chosen" in row:
-                remedy = chosen_remedy(row)
-            elif self.template is not None and self.template.completion is None:
-                remedy = " The template names none: add `completion=`, the answer of its columns."
-            raise RowError(f"it has a `prompt` but no `completion`.{remedy}")
+            raise no_completion(row, self.template)
         prompt, completion = row["prompt"], row["completion"]
         if {type(prompt), type(completion)} == {str, list}:
             raise RowError("one of `prompt` and `completion` is a string, the other a list. Make both the same.")

@@ -54,24 +54,52 @@ def unknown_shape(columns: Iterable[str], row: Mapping | None = None) -> str:
     return f"{said} Read them with `columns={fitting}`."
 
 
-def check_shape(dataset: Any, text_field: str = "text", answers: bool = True) -> None:
-    """Refuses a dataset whose columns are no known format, before anything is computed.
+def check_shape(dataset: Any, text_field: str = "text", on_bad_row: str = "raise", named: str = "") -> None:
+    """Refuses a dataset whose columns, or whose first row, are of no format that is trained on, before anything is
+    computed: preference rows, prompts alone, columns of other names.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             The dataset.
         text_field (`str`, *optional*, defaults to `"text"`):
             Column of plain text rows.
-        answers (`bool`, *optional*, defaults to `True`):
-            Whether a `prompt` alone is not enough.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"skip"` where the first row may be a bad one.
+        named (`str`, *optional*):
+            What the rows are called, `"Validation"` for instance.
 
     Raises:
         `ValueError`: The error says what is there and what would read it.
     """
-    names = set(dataset.column_names)
-    whole = names & {"input_ids", "messages", "conversations", "chosen", text_field}
-    if not whole and not ("prompt" in names and ("completion" in names or not answers)):
-        raise ValueError(unknown_shape(names, dataset.with_format(None)[0] if len(dataset) else None))
+    names, row = set(dataset.column_names), dataset.with_format(None)[0] if len(dataset) else {}
+    whole = {"input_ids", "messages", "conversations", text_field}
+    known = names & whole or {"prompt", "completion"} <= names
+    if not known and "chosen" not in names:
+        told = unknown_shape(names, row)
+        raise ValueError(f"{named} rows: {told}" if named else told)
+    row = {name: value for name, value in row.items() if value is not None}
+    refusal = None
+    if "prompt" in row and "input_ids" not in row:
+        refusal = no_completion(row) if "completion" not in row else None
+    elif not row.keys() & whole:
+        refusal = unknown_row(row, text_field)
+    if refusal is not None and (on_bad_row == "raise" or not known):
+        raise RowError(f"{f'{named} row' if named else 'Row'} 0: {refusal}")
+
+
+def no_completion(row: Mapping, template: ColumnTemplate | None = None) -> RowError:
+    """What to say of a row that has a prompt alone."""
+    remedy = ""
+    if "messages" in row:
+        remedy = (
+            " To train on its `messages`, read them with `columns='messages'`, or remove the column `prompt`: "
+            "`SFTTrainer` looks at it first."
+        )
+    elif "chosen" in row:
+        remedy = chosen_remedy(row)
+    elif template is not None and template.completion is None:
+        remedy = " The template names none: add `completion=`, the answer of its columns."
+    return RowError(f"it has a `prompt` but no `completion`.{remedy}")
 
 
 def unknown_row(row: Mapping, text_field: str) -> RowError:

@@ -24,8 +24,9 @@ class ColumnTemplate:
     """Makes rows with `prompt` and `completion` of a dataset's columns.
 
     A column's name in braces stands for what the row has there: `{Question}`, of a nested one `{options[A]}` or
-    `{answers[0]}`. `{input?}` may be null or empty, any other may not. White space at the ends is cut off, and a
-    system message that turns out empty is left out. Braces themselves are doubled.
+    `{answers[0]}`, of a list of texts all of them, a line each, `{contexts[*]}`. `{input?}` may be null or empty, any
+    other may not. White space at the ends is cut off, and a system message that turns out empty is left out. Braces
+    themselves are doubled.
 
     Args:
         prompt (`str`, *optional*):
@@ -144,6 +145,8 @@ class ColumnTemplate:
                 "The stream has no rows, so no columns either. Look at what it reads, and at its filters."
             )
         self.check_columns(present)
+        if not streamed and (whole := self.whole_floats(dataset)):
+            logger.warning(whole_words(whole, dataset))
         gone = dict.fromkeys((*self.columns, *_BEFORE, "prompt", "completion"))
         # A stream's later rows may have columns that its first has not.
         how = {} if streamed else {"desc": "Columns to rows"}
@@ -186,6 +189,18 @@ class ColumnTemplate:
                 f"The template reads {missing}, which the dataset does not have; it has {sorted(present)}.{hint}"
             )
 
+    def whole_floats(self, dataset: Any) -> list[str]:
+        """Columns that it would print as 1.0 or 2.0: numbers with a fraction by type alone, as whole numbers become in
+        a table where some are missing."""
+        features = dataset.features or {}
+        kinds = {name: getattr(features.get(name), "dtype", "") for name in self.columns if self.messages is None}
+        found = []
+        for name in (name for name, kind in kinds.items() if str(kind).startswith("float")):
+            values = [value for value in dataset.with_format(None)[name][:] if value is not None and value == value]
+            if values and all(float(value).is_integer() for value in values):
+                found.append(name)
+        return found
+
     def _named(self) -> list[tuple[str, bool]]:
         named = [] if self.messages is None else [(self.messages, False)]
         for pieces in self._parts.values():
@@ -205,6 +220,17 @@ def _applied(row: Mapping, index: int, template: ColumnTemplate, skip: bool, fea
             raise RowError(f"Row {index}: {error}") from error
         logger.warning(f"Not read: row {index}: {error}")
         return {"messages": None} if template.messages is not None else {"prompt": None, "completion": None}
+
+
+def whole_words(names: list[str], dataset: Any) -> str:
+    """What is said of [`~ColumnTemplate.whole_floats`]."""
+    rows = dataset.with_format(None)
+    shown = next(value for value in rows[names[0]][:] if value is not None and value == value)
+    return (
+        f"Column {names[0]!r} holds whole numbers as floats, and the template writes {str(shown)!r}: whole numbers of "
+        "a CSV file or a pandas table become floats where one is missing. If you mean integers, "
+        f"`ds.cast_column({names[0]!r}, Value('int64'))`, or save the rows as JSON lines with integers."
+    )
 
 
 @functools.cache
@@ -271,10 +297,18 @@ def _part(value: Any, key: str, shown: str) -> Any:
             raise RowError(f"its {shown} has no {key!r}; it has {sorted(value)}.")
         return value[key]
     if isinstance(value, list):
+        if key == "*":
+            return _lines(value, shown)
         if not key.isdigit() or int(key) >= len(value):
             raise RowError(f"its {shown} is a list of {len(value)}, and has no {key!r}.")
         return value[int(key)]
     raise RowError(f"its {shown} holds {_kind(value)}, which has no parts such as {key!r}.")
+
+
+def _lines(texts: list, shown: str) -> str:
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise RowError(f"its {shown} is a list with {_kind(wrong[0])} in it, and `[*]` takes texts alone.")
+    return "\n".join(texts)
 
 
 def _kind(value: Any) -> str:
@@ -290,4 +324,7 @@ def _kind(value: Any) -> str:
 def _inside(value: Any, name: str) -> str:
     if isinstance(value, Mapping) and value and not {"bytes", "path"} <= set(value):
         return f" Name a part of it: {{{name}[{next(iter(value))}]}}."
-    return f" Name one of them: {{{name}[0]}}." if isinstance(value, list) and value else ""
+    if not isinstance(value, list) or not value:
+        return ""
+    every = f", or all of them, a line each: {{{name}[*]}}" if all(isinstance(part, str) for part in value) else ""
+    return f" Name one of them: {{{name}[0]}}{every}."

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from datasets import DatasetDict, IterableDatasetDict
+from datasets import ClassLabel, DatasetDict, IterableDatasetDict
 
+from ..columns import with_class_names
 from .encoded import EncodedRow, RowError
 from .formats import RowEncoder
 
@@ -13,8 +14,11 @@ from .formats import RowEncoder
 MISSING = "Pass at least one; the paper takes 20 a task."
 
 
-def validation_groups(validation: Any, group_column: str | None) -> dict[str | None, Iterable[Mapping]]:
-    """Validation rows by group, in order of appearance; a single group without a name if there are none."""
+def validation_groups(
+    validation: Any, group_column: str | None, columns: Iterable[str] = ()
+) -> dict[str | None, Iterable[Mapping]]:
+    """Validation rows by group, in order of appearance; a single group without a name if there are none. Of `columns`
+    that are ClassLabels they hold the names."""
     if isinstance(validation, DatasetDict | IterableDatasetDict | str):
         raise TypeError(
             f"`validation` must be a dataset, a list of rows or a dict of them, got {type(validation).__name__}. "
@@ -25,12 +29,12 @@ def validation_groups(validation: Any, group_column: str | None) -> dict[str | N
             raise ValueError("`validation` is a dict of groups already; leave `group_column` out.")
         if wrong := [name for name in validation if not isinstance(name, str)]:
             raise TypeError(f"Groups of `validation` are named by strings, not by {wrong[0]!r}.")
-        groups: dict[str | None, Any] = dict(validation)
+        groups: dict[str | None, Any] = {name: _named(rows, columns) for name, rows in validation.items()}
     elif group_column is None:
-        groups = {None: validation}
+        groups = {None: _named(validation, columns)}
     else:
         groups = {}
-        for i, row in enumerate(validation):
+        for i, row in enumerate(_named(validation, [*columns, group_column])):
             name = row.get(group_column)
             if not isinstance(name, str):
                 raise ValueError(
@@ -40,6 +44,13 @@ def validation_groups(validation: Any, group_column: str | None) -> dict[str | N
     if not groups:
         raise ValueError(f"There are no validation rows. {MISSING}")
     return groups
+
+
+def _named(rows: Iterable[Mapping], columns: Iterable[str]) -> Iterable[Mapping]:
+    features = getattr(rows, "features", None)
+    if not any(isinstance((features or {}).get(name), ClassLabel) for name in columns):
+        return rows
+    return (with_class_names(row, features, columns) for row in rows)
 
 
 def encode_group(rows: Iterable[Mapping], group: str | None, encoder: RowEncoder) -> list[EncodedRow]:

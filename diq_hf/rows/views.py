@@ -80,9 +80,8 @@ def views(dataset: Any, encoder: RowEncoder, rows: Iterable[int]) -> Iterator[Ro
     known, whole = {*encoder.columns, "image", "images"}, replace(encoder, max_length=None)
     names = [name for name in dataset.column_names if name in known] or dataset.column_names
     dataset = dataset.select_columns(names).with_format(None)
-    read = encoder.template.columns if encoder.template else ()
     for index in map(int, rows):
-        yield _view(with_class_names(dataset[index], dataset.features, read), index, encoder, whole)
+        yield _view(with_class_names(dataset[index], dataset.features, encoder.of_template), index, encoder, whole)
 
 
 def _view(row: Mapping, index: int, encoder: RowEncoder, whole: RowEncoder) -> RowView:

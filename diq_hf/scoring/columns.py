@@ -11,7 +11,7 @@ from datasets.utils import tqdm
 from transformers.utils import logging
 
 from ..difficulty.answers import answer_losses, given_prompt
-from ..difficulty.sources import RowBatch
+from ..difficulty.sources import ColumnDifficulty, RowBatch
 from ..engine.influence import Direction
 from ..rows.encoded import EncodedRow, RowError
 from ..rows.validation import row_name
@@ -64,6 +64,8 @@ def score_rows(
                 needs = scorer.difficulty.prepare(row, scorer.encoder) if scorer.difficulty else None
                 answer = encode_answer(scorer, row) if null is not None else None
             except RowError as error:
+                if scorer.on_bad_row == "skip" and all(row.get(name) is None for name in scorer.encoder.columns):
+                    continue  # nothing is there, as where a template could not read it and said so; it is counted
                 _refuse(scorer, f"{row_name(i, indices[i], row)}: {error}", error)
             else:
                 encoded.append(ready)
@@ -163,10 +165,31 @@ def _refuse(scorer: Any, reason: str, cause: Exception | None = None) -> None:
     logger.warning(f"Not scored: {reason}")
 
 
-def count_unscored(influence: np.ndarray) -> None:
-    """Logs how many rows have no influence."""
+def count_unscored(influence: np.ndarray, difficulty: np.ndarray | None = None) -> None:
+    """Logs how many rows have no influence, and how many of the others no difficulty."""
     if unscored := int(np.isnan(influence).sum()):
-        logger.warning(f"{unscored} of {len(influence)} rows were not scored.")
+        first = int(np.isnan(influence).argmax())
+        logger.warning(f"{unscored} of {len(influence)} rows were not scored, row {first} the first.")
+    if difficulty is not None:
+        count_missing(np.flatnonzero(~np.isfinite(difficulty) & ~np.isnan(influence)), len(influence))
+
+
+def count_missing(rows: np.ndarray, size: int) -> None:
+    """Logs how many of so many rows have no difficulty."""
+    if len(rows):
+        logger.warning(
+            f"{len(rows)} of {size} rows have no finite difficulty, row {rows[0]} the first. No quadrant holds them."
+        )
+
+
+def check_difficulty(scorer: Any, dataset: Dataset) -> None:
+    """Says which rows have no difficulty where a column of the dataset is to give it, before anything is computed.
+
+    Raises:
+        `ValueError`: None of them has.
+    """
+    if isinstance(scorer.difficulty, ColumnDifficulty):
+        count_missing(scorer.difficulty.missing(dataset), len(dataset))
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, np.ndarray]) -> Dataset:

@@ -3,17 +3,24 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from datasets import ClassLabel
 from datasets.formatting.formatting import LazyBatch, LazyRow
 
-from ..columns import class_label_numbers, label_values
+from ..columns import class_label_numbers, class_names, label_values
 from ..rows.shapes import unknown_shape
 
 
-def read_columns(examples: Mapping, names: Iterable[str], numbers: Iterable[str] = ()) -> dict[str, Any]:
-    """The columns that scores depend on; no other is decoded. Of `numbers` a label's name is what counts."""
+def read_columns(
+    examples: Mapping, names: Iterable[str], numbers: Iterable[str] = (), labels: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The columns that scores depend on; no other is decoded. Of ClassLabel columns among `numbers` the numbers in the
+    classes' names count, of those among `labels` the names."""
     values = {name: examples[name] for name in dict.fromkeys([*names, *numbers]) if name in examples}
     # What `map` gives knows its features; `score` has replaced its dataset's labels already.
     features = getattr(getattr(examples, "formatter", None), "features", None) or {}
+    for name in set(labels) - set(numbers):
+        if name in values and isinstance(label := features.get(name), ClassLabel):
+            values[name] = class_names(values[name], label)
     for name in numbers:
         if (levels := class_label_numbers(features.get(name), name)) is not None:
             values[name] = label_values(values[name], levels)

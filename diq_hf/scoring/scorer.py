@@ -159,7 +159,8 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         model_init_kwargs: dict | None = None,
     ):
         on_bad_row = bad_row_mode(on_bad_row)
-        groups = validation_groups(validation, group_column)
+        template = column_template(columns)
+        groups = validation_groups(validation, group_column, template.columns if template else ())
         self.difficulty = difficulty_source(difficulty)
         known = [*EXTRA_COLUMNS, *(self.difficulty.extra_columns if self.difficulty else ())]
         if unknown := sorted(set(extra_columns) - set(known)):
@@ -174,7 +175,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             assistant_only_loss=assistant_only_loss,
             dataset_text_field=dataset_text_field,
             vocab_size=shape_of(self.model.get_input_embeddings().weight)[0],
-            template=column_template(columns),
+            template=template,
         )
         self.extra_columns = tuple(extra_columns)
         self.source_column = source_column
@@ -278,7 +279,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
             self.weights_digest.glance()
         found = score_rows(self, as_rows(values), indices, null=self.calibration)
         if len(found["influence"]) > 1:
-            count_unscored(found["influence"])
+            count_unscored(found["influence"], found.get("difficulty"))
         return found
 
     def score_batch(
@@ -319,7 +320,7 @@ class DIQScorer(ValidationGradients, WholeDatasets):
         own = self.difficulty.columns if self.difficulty else ()
         names = [*self.encoder.columns, "image", "images"]
         names += [self.source_column] if "mismatch" in self.columns else []
-        return read_columns(examples, names, numbers=own)
+        return read_columns(examples, names, own, self.encoder.of_template)
 
     def _check_columns(self, present: Iterable[str]) -> None:
         if self.encoder.template is not None:

@@ -132,7 +132,7 @@ def _look(
 ) -> Found:
     """Scores some rows of a dataset, by a [`Draw`] or a [`Search`]."""
     source = scorer.difficulty
-    rows = as_rows(read_columns(dataset[:], [*scorer.encoder.columns, *source.columns]))
+    rows = as_rows(read_columns(scorer.readable(dataset)[:], [*scorer.encoder.columns, *source.columns]))
     pool, texts, num_tokens, num_trained = _distinct(scorer, rows)
     budget = settings.num_tokens or row_budget(len(dataset), settings.ratio, settings.num_rows)
     for_nothing = isinstance(source, ColumnDifficulty | NumTokensDifficulty)
@@ -283,7 +283,7 @@ def _difficulty(
     elif isinstance(source, NumTokensDifficulty):
         found = num_tokens
     else:
-        found = reusable_difficulty(scorer, dataset, *places)[pool]
+        found = reusable_difficulty(scorer, scorer.readable(dataset), *places)[pool]
     # As the column will hold it, so that a threshold means the same there.
     return found if "difficulty" in source.columns else found.astype(np.float32).astype(float)
 

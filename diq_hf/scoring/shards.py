@@ -6,7 +6,7 @@ stream than a chunk is in memory.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..files import replacing
 from ..rows.encoded import EncodedRow
+from .columns import count_missing
 from .reliability import HALVES, Reliability, half_counts, reliability
 
 
@@ -60,6 +61,10 @@ class ScoredStream:
     def paths(self) -> list[Path]:
         """The chunks' files, in the stream's order."""
         return [path_of(self.folder, start) for start in range(0, self.num_rows, self.chunk_size)]
+
+    def parts(self) -> Iterator[Dataset]:
+        """The rows, chunk by chunk."""
+        return (Dataset(_read(path)) for path in self.paths)
 
     def save_to_disk(self, folder: Path) -> None:
         """Joins the chunks to Parquet shards in `folder/data`, one chunk in memory at a time."""
@@ -123,18 +128,22 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def reliability_of(scored: ScoredStream, validation: Mapping[Any, Sequence[EncodedRow]]) -> Reliability | None:
-    """Of evenly spaced rows; also logs how many rows have no influence."""
+    """Of evenly spaced rows; also logs how many rows have no influence or no difficulty."""
     every = math.ceil(scored.num_rows / COMPARED_ROWS)
-    influences, differences, unscored = [], [], 0
+    influences, differences, unscored, missing = [], [], [], []
+    kinds = {field.name: field.type for field in pq.read_schema(scored.paths[0])}
+    name = "difficulty" if pa.types.is_floating(kinds.get("difficulty", pa.null())) else "influence"
     for i, path in enumerate(scored.paths):
-        table = _read(path, ["influence", HALVES])
-        influence, difference = (table[name].to_numpy() for name in ("influence", HALVES))
-        unscored += int(np.isnan(influence).sum())
+        table = _read(path, list({"influence", HALVES, name}))
+        influence, difference, difficulty = (table[column].to_numpy() for column in ("influence", HALVES, name))
+        missing += (i * scored.chunk_size + np.flatnonzero(~np.isfinite(difficulty) & ~np.isnan(influence))).tolist()
+        unscored += (i * scored.chunk_size + np.flatnonzero(np.isnan(influence))).tolist()
         start = -i * scored.chunk_size % every
         influences.append(influence[start::every])
         differences.append(difference[start::every])
     if unscored:
-        logger.warning(f"{unscored} of {scored.num_rows} rows were not scored.")
+        logger.warning(f"{len(unscored)} of {scored.num_rows} rows were not scored, row {unscored[0]} the first.")
+    count_missing(np.array(missing), scored.num_rows)
     difference = np.concatenate(differences)
     if np.isnan(difference).all():
         return None

@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features, IterableDataset, load_dataset
 from datasets.utils import tqdm
 
-from ..columns import labels_as_numbers
+from ..difficulty.sources import ColumnDifficulty
 from ..digest import digest
 from ..files import check_writable, remove_leftovers, replacing_folder
 from ..names import RECIPE
@@ -88,8 +88,10 @@ def score_stream(
     fingerprint = scorer.fingerprint
     first = first_rows(stream)
     scorer._check_columns(first.column_names)
+    if isinstance(scorer.difficulty, ColumnDifficulty):
+        scorer.difficulty.missing(first)
     _agree(world, first._fingerprint, "begins with other rows")
-    null = null_of(scorer, first, cache_dir, state)
+    null = null_of(scorer, scorer.readable(first), cache_dir, state)
     root = share_directions(scorer, cache_dir, state)
     recipe = digest(["stream-1", fingerprint, first._fingerprint, chunk_size, null.digest if null else None])
     folder, features, num_rows = root / recipe, first.features, 0
@@ -245,7 +247,7 @@ def _rows(stream: IterableDataset, start: int = 0) -> Iterator[dict]:
 
 def _score(scorer: Any, table: Dataset, rows: range, null: Any) -> Dataset:
     """Rows with their scores."""
-    examples = labels_as_numbers(table, scorer.difficulty.columns if scorer.difficulty else ())[:]
+    examples = scorer.readable(table)[:]
     difficulties = None
     if scorer.difficulty_recipe(table.column_names) is not None:
         difficulties = scorer.difficulties(examples)

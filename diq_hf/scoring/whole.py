@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from ..columns import labels_as_numbers
+from ..columns import labels_as_names, labels_as_numbers
 from ..files import is_address
 from ..selection.settings import settings_for
-from .columns import count_unscored, with_columns
+from .columns import check_difficulty, count_unscored, with_columns
 from .mismatch import MismatchNull, calibrate, null_size
 from .reliability import report
 
@@ -49,6 +49,7 @@ class WholeDatasets:
                 f"A {type(dataset).__name__} has no rows by position. Pass a split, or some rows of a stream: "
                 "`diq_score.calibrate(list(stream.shuffle(seed=0).take(3000)))`."
             )
+        dataset = self.readable(dataset) if isinstance(dataset, Dataset) else dataset
         self.calibration = calibrate(self, dataset, null_size(len(dataset)) if size is None else size, seed)
         return self.calibration
 
@@ -110,6 +111,7 @@ class WholeDatasets:
                 f"A {type(dataset).__name__} has no chunks. Pass a `Dataset`, a `DatasetDict`, or one split of a "
                 "dataset that is streamed."
             )
+        check_difficulty(self, dataset)
         scored = self.score_part(dataset.with_format(None), chunk_size, cache_dir, accelerator)
         self.audit = self.selection = None
         count_unscored(np.array(scored["influence"][:], dtype=float))
@@ -124,8 +126,7 @@ class WholeDatasets:
         self._check_columns(dataset.column_names)
         if not len(dataset):
             raise ValueError("The dataset has no rows.")
-        read = labels_as_numbers(dataset, self.difficulty.columns if self.difficulty else ())
-        columns = score_in_chunks(self, read, chunk_size, cache_dir, accelerator)
+        columns = score_in_chunks(self, self.readable(dataset), chunk_size, cache_dir, accelerator)
         return with_columns(dataset, columns)
 
     def select(
@@ -248,15 +249,22 @@ class WholeDatasets:
             order=order,
         )
         self.audit = self.selection = None
+        check_difficulty(self, dataset)
         with chunk_folder(cache_dir, self.engine.device, accelerator) as folder:
             subset, pool, self.selection, self.audit = select_audited(
                 self, dataset.with_format(None), settings, max_scored, chunk_size, folder, accelerator
             )
         return (subset, self.audit, pool) if return_pool else (subset, self.audit)
 
+    def readable(self, dataset: Dataset) -> Dataset:
+        """A dataset in which ClassLabel columns hold what scores depend on: the numbers of a difficulty, and the names
+        of classes where a template reads them."""
+        numbers = self.difficulty.columns if self.difficulty else ()
+        return labels_as_names(labels_as_numbers(dataset, numbers), self.encoder.of_template)
+
     def share_null(self, dataset: Dataset, cache_dir: str | Path | None = None, accelerator: Any = None) -> None:
         """Calibrates `mismatch` on a dataset as [`~DIQScorer.score`] does, for scoring parts of it."""
         from .chunks import null_of
 
         if self.calibration is None:
-            self.calibration = null_of(self, dataset, cache_dir, accelerator)
+            self.calibration = null_of(self, self.readable(dataset), cache_dir, accelerator)

@@ -5,7 +5,7 @@ or the same question with another answer. The pool passes in blocks, so only the
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,18 +84,42 @@ def find_leaks(
 
     ```
     """
+    return find_leaks_in([pool], pool, others, max_similarity, text_columns)
+
+
+def find_leaks_in(
+    parts: Iterable[Any],
+    some: Any,
+    others: Any,
+    max_similarity: float = 0.7,
+    text_columns: Sequence[str] | None = None,
+) -> list[Leak]:
+    """As [`find_leaks`], of a pool that comes in parts, one after another.
+
+    Args:
+        parts (`Iterable`):
+            Its rows: datasets, numbered through.
+        some ([`~datasets.Dataset`]):
+            Rows of it, by which common passages are told.
+        others ([`~datasets.Dataset`]):
+            The other rows.
+        max_similarity (`float`, *optional*, defaults to 0.7):
+            See [`find_leaks`].
+        text_columns (`Sequence[str]`, *optional*):
+            See [`find_leaks`].
+    """
     if not 0 < max_similarity <= 1:
         raise ValueError(f"`max_similarity` is {max_similarity}; it is a share in (0, 1], 1 for equal rows alone.")
-    read = RowTexts(pool, text_columns)
+    read = RowTexts(some, text_columns)
     raw = RowTexts(others, text_columns)(np.arange(len(others)))
     known, stems = _bare(raw), _bare(map(_stem, raw))
-    sample = [*known, *_bare(read(np.arange(0, len(pool), max(1, len(pool) // SAMPLE))))] if len(pool) else known
+    sample = [*known, *_bare(read(np.arange(0, len(some), max(1, len(some) // SAMPLE))))] if len(some) else known
     whole = _Known(known, sample, max_similarity)
     asked = _Known([(prompt, "") for prompt, _ in known], [(prompt, "") for prompt, _ in sample], max_similarity)
     stemmed = _Known(stems, sample, max_similarity)
-    leaks = []
-    for start in range(0, len(pool), BLOCK):
-        raw = read(np.arange(start, min(start + BLOCK, len(pool))))
+    leaks: list[Leak] = []
+    start = 0
+    for raw in _blocks(parts, text_columns):
         texts, of_choice = _bare(raw), _bare(map(_stem, raw))
         questions = [(prompt, "") for prompt, _ in texts]
         optionless = [("" if any(stem) else prompt, "") for (prompt, _), stem in zip(texts, of_choice, strict=True)]
@@ -104,7 +128,15 @@ def find_leaks(
         found = {(row, other): (share, "prompt") for row, other, share in sorted(alike, key=lambda pair: pair[2])}
         found |= {(row, other): (share, "row") for row, other, share in whole.alike(texts)}
         leaks += [Leak(start + row, other, *found[row, other]) for row, other in sorted(found)]
+        start += len(raw)
     return leaks
+
+
+def _blocks(parts: Iterable[Any], text_columns: Sequence[str] | None) -> Iterator[list[tuple[str, str]]]:
+    for part in parts:
+        read = RowTexts(part, text_columns)
+        for start in range(0, len(part), BLOCK):
+            yield read(np.arange(start, min(start + BLOCK, len(part))))
 
 
 class _Known:

@@ -115,6 +115,14 @@ def test_an_error_of_any_kind_is_one_line():
             "Validation row 0: read it with `columns='dolly'`",
             "Validation row 0: read it with `--validation-columns dolly`",
         ),
+        (
+            "Validation row 0: read it with `columns=ColumnTemplate('{q}', '{a}')`",
+            "Validation row 0: read it with `--validation-prompt '{q}' --validation-completion '{a}'`",
+        ),
+        (
+            "Validation row 0: read it with `columns=ColumnTemplate(messages='chosen')`",
+            "Validation row 0: read it with `--validation-messages 'chosen'`",
+        ),
         ("Row 0: read it with `columns='dolly'`", "Row 0: read it with `--columns dolly`"),
         ("A template needs `prompt=`", "A template needs `--prompt`"),
         ("with `columns=ColumnTemplate('{q}\\n{o}', '{a}')`", "with `--prompt '{q}\\n{o}' --completion '{a}'`"),

@@ -161,3 +161,11 @@ def test_a_real_pipe(tmp_path, hub_rows, model_folder):
 def test_visible():
     assert visible("a\n\tb \u00a0é低😀") == "a\n\tb  é低😀"
     assert visible("\x00\x1b\x7f\u202e\u2066") == "␀␛␡��"
+
+
+def test_whole_numbers_of_a_table_with_gaps(model_folder, tmp_path):
+    (tmp_path / "rows.csv").write_text("q,a\nHow many?,4\nNone?,\n")
+    words = ["--model", model_folder, "--prompt", "{q}", "--completion", "{a}"]
+    assert "the template writes '4.0'" in run("look", tmp_path / "rows.csv", *words).stderr
+    (tmp_path / "rows.csv").write_text("q,a\nHow many?,4\nNone?,0\n")
+    assert "the template" not in run("look", tmp_path / "rows.csv", *words).stderr

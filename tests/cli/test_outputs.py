@@ -190,3 +190,20 @@ def test_a_full_disk_destroys_nothing(tmp_path):
             f"diq: {tmp_path}/disk/{name} cannot be written: No space left on device. Free some space there, or "
             "choose a place on another disk, and run again. What stood there before is still there."
         )
+
+
+def test_tasks_that_do_not_know_of_each_other(tmp_path, monkeypatch):
+    """`srun -n4 diq …`; not a batch script or a shell with four tasks allocated, a launcher, or `srun -n1`."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    check_folder(tmp_path / "out", False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    check_folder(tmp_path / "out", False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(RuntimeError, match="srun started 4 tasks"):
+        check_folder(tmp_path / "out", False)
+    result = run("score", "pool", "--model", "m", "--validation", "v", "--output", tmp_path / "out")
+    assert result.exit_code == 1 and "torchrun" in result.stderr
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_folder(tmp_path / "out", False)

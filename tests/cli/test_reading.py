@@ -140,9 +140,12 @@ def test_choices_beside_a_pool_stay_what_they_are():
     choices = Dataset.from_list([HUB["question-answer"](0) | {"choices": ["a", "b"], "answer": 1}])
     plain = Dataset.from_list([HUB["question-answer"](0)])
     reading = Reading(columns="question-answer")
-    assert reading.beside(choices).column_names == choices.column_names
-    assert reading.beside(plain).column_names == ["prompt", "completion"]
-    assert Reading().beside(plain, "question-answer").column_names == ["prompt", "completion"]
+    assert reading.beside(choices, "Held-out").column_names == choices.column_names
+    assert reading.beside(plain, "Held-out").column_names == ["prompt", "completion"]
+    assert Reading().beside(plain, "Validation", ("question-answer", None, None, None)).column_names == [
+        "prompt",
+        "completion",
+    ]
 
 
 def test_classes_are_called_by_their_names(model_folder, tmp_path):
@@ -263,3 +266,85 @@ def test_small_models_and_the_hardest_rows(score, tmp_path):
     for asked, warned in ((), False), (("--strategy", "difficulty"), True), (("--difficulty-percentile", "80"), True):
         result = run(*words, *asked)
         assert result.exit_code == 0 and ("54.3 to 45.4" in result.stderr) == warned
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_a_difficulty_without_a_number_is_refused_before_the_model(score, streaming):
+    rows = [HUB["question-answer"](i) | {"pass_rate": None} for i in range(5)]
+    words = ("--columns", "question-answer", "--difficulty", "column:pass_rate", "--lower-is-harder", *streaming)
+    result = score(rows, *words, "--model", "no/model")
+    assert result.exit_code == 1 and "'pass_rate' holds no finite number in any of 5 rows" in result.stderr
+    assert "`--difficulty ifd`" in result.stderr
+
+
+GOOD = [HUB["messages"](i) for i in range(4)]
+TURNS = HUB["messages"](0)["messages"]
+UNTRAINED = {
+    "preferences": ({"prompt": "Flu?", "chosen": "No.", "rejected": "Yes."}, "prompt '{prompt}'"),
+    "whole preferences": ({"chosen": TURNS, "rejected": TURNS}, "messages 'chosen'`"),
+    "prompts alone": ({"prompt": "Flu?"}, "no known format"),
+    "prompts beside messages": ({"prompt": "Flu?", "messages": TURNS}, "columns messages`"),
+    "other names": ({"query": "Flu?", "reply": "No."}, "prompt '{query}'"),
+}
+
+
+@pytest.mark.parametrize("where", ["pool", "streaming", "validation", "compared", "validation compared", "held out"])
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_what_is_not_trained_on_is_refused_before_the_model(kind, where, tmp_path):
+    row, remedy = UNTRAINED[kind]
+    write_rows(tmp_path, good=GOOD, bad=[row] * 4)
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    words = ["--model", "no/model", "--output", tmp_path / "out"]
+    option = {"validation": "--validation-", "held out": "--heldout-"}.get(where.removesuffix(" compared"), "--")
+    rows = {"--": (bad, good, good), "--validation-": (good, bad, good), "--heldout-": (good, good, bad)}[option]
+    if where in ("pool", "streaming", "validation"):
+        words = ["score", rows[0], "--validation", rows[1], *words, *(["--streaming"] * (where == "streaming"))]
+    else:
+        words = ["compare", rows[0], "--validation", rows[1], "--heldout", rows[2], *words]
+    result = run(*words)
+    if kind == "prompts beside messages" and where == "compared":
+        assert "offline mode" in result.stderr  # rows that cannot be read are passed over there
+        return
+    assert result.exit_code == 1 and "offline mode" not in result.stderr, result.stderr
+    assert (remedy if remedy.startswith("no ") else option + remedy) in result.stderr
+
+
+def test_validation_rows_by_a_template_of_their_own(score, tmp_path):
+    rows = [HUB["alpaca"](i) for i in range(8)]
+    others = [{"q": said(i), "a": said(i + 20)} for i in range(3)]
+    words = ("--validation-prompt", "{q}", "--validation-completion", "{a}")
+    assert score(rows, "--columns", "alpaca", *words, validation=others).exit_code == 0
+    plain = [{"prompt": TURNS[:1], "completion": TURNS[1:]} for _ in range(3)]
+    chosen = [{"chosen": TURNS, "rejected": TURNS} for _ in range(3)]
+    digests = []
+    for words, given in ((), plain), (("--validation-messages", "chosen"), chosen):
+        result = score(GOOD, *words, "--overwrite", "--no-completion-only-loss", validation=given)
+        assert result.exit_code == 0, result.stderr
+        digests.append(json.loads((tmp_path / "scored" / "diq_recipe.json").read_text())["validation"][0]["digest"])
+    assert digests[0] == digests[1]
+    result = score(rows, "--columns", "alpaca", "--validation-columns", "alpaca", *words, validation=chosen)
+    assert result.exit_code == 1
+
+
+def test_a_skipped_row_is_told_once(score, caplog):
+    rows = [HUB["medical-o1"](i) | {"source": "s"} for i in range(8)]
+    rows[3]["Response"] = None
+    with caplog.at_level("WARNING", "diq_hf"):
+        result = score(rows, "--columns", "medical-o1", "--on-bad-row", "skip", "--mismatch")
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "row 3" in line.lower()] == [
+        "Not read: row 3: its column 'Response' is null. Fill it in, or write {Response?} where it may be missing.",
+        "1 of 8 rows were not scored, row 3 the first.",
+    ], result.stderr
+
+
+def test_leaks_are_named_in_a_stream(score):
+    """As of a dataset, in chunks of three rows; a row in the last, and the question alone in the first."""
+    pool = [HUB["question-answer"](i) for i in range(8)]
+    others = [pool[7], pool[1] | {"answer": "Something else altogether."}, HUB["question-answer"](14)]
+    told = []
+    for words in ((), ("--streaming", "--overwrite", "--chunk-size", 3)):
+        result = score(pool, "--columns", "question-answer", *words, validation=others)
+        assert result.exit_code == 0, result.stderr
+        told.append([line for line in result.stderr.splitlines() if "stand in the pool" in line])
+    assert told[0] == told[1] and "validation row 0 in row 7" in told[0][0], told

@@ -1,6 +1,8 @@
 """`diq score` gives what `DIQScorer` gives with the same settings."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -166,3 +168,12 @@ def test_what_was_read_is_recorded(score, files):
     assert recipe["validation"][0]["rows"] == 2 and recipe["validation_source"]["split"] == "train[1:]"
     result = score("--output", files / "other", "--split", "test")
     assert result.exit_code == 1 and "has no split 'test'" in result.stderr
+
+
+def test_a_log_has_no_escape_codes(files, model_folder):
+    words = ["score", files / "pool.jsonl", "--model", model_folder, "--validation", files / "validation.jsonl"]
+    words += ["--output", files / "scored", "--cache-dir", files / "chunks", "--chunk-size", 2]
+    result = subprocess.run([sys.executable, "-m", "diq_hf.cli", *map(str, words)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stderr and "\r" not in result.stderr
+    assert "Without `mismatch`" in result.stderr  # what is said is there

@@ -177,3 +177,25 @@ def test_a_benchmark_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: Dataset.from_list([rows[2]]))
     result = run("validation", "--source", "medqa", "--per-task", 1, "--output", tmp_path / "w.jsonl")
     assert "medqa: row 0 of GBaker/MedQA-USMLE-4-options has no column 'answer_idx'; it has" in result.stderr
+
+
+def test_configurations_and_splits_by_task_or_dataset(tmp_path):
+    for name, offset in (("rows", 0), ("pool", 5)):
+        for config in ("en", "fr"):
+            (tmp_path / name / config).mkdir(parents=True)
+            write_rows(tmp_path / name / config, test=[question(i + offset, config) for i in range(10)])
+        head = [
+            f"- config_name: {c}\n  data_files:\n  - split: test\n    path: {c}/test.jsonl\n" for c in ("en", "fr")
+        ]
+        (tmp_path / name / "README.md").write_text(f"---\nconfigs:\n{''.join(head)}---\n")
+    rows, pool = tmp_path / "rows", tmp_path / "pool"
+    words = ["validation", "--source", f"a={rows}", "--pool", pool, "--per-task", 5, "--output", tmp_path / "v.jsonl"]
+    words += ["--split", "a=test", "--split", f"{pool}=test"]
+    result = run(*words)
+    assert result.exit_code == 1 and "of a task with --name TASK=CONFIGURATION" in result.stderr, result.stderr
+    result = run(*words, "--name", "a=fr", "--name", f"{pool}=fr")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(row["source_row"] for row in lines(tmp_path / "v.jsonl")) == [0, 1, 2, 3, 4]
+    assert "5 of 10 a rows stand in" in " ".join(result.stderr.split())
+    result = run(*words, "--overwrite", "--name", "b=fr")
+    assert result.exit_code == 1 and "--name names the task 'b'" in result.stderr

@@ -1,10 +1,12 @@
 """Sources of difficulty, each against numbers worked out by hand or by plain transformers calls."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES, chat, make_model, make_tokenizer
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from diq_hf import ClassifierDifficulty, ColumnDifficulty, DifficultyClassifier, DIQScorer, IFDDifficulty
@@ -332,3 +334,32 @@ def test_pass_rates_count_down(tokenizer, validation):
 def test_what_goes_with_which_source(value, settings, message):
     with pytest.raises(ValueError, match=message):
         difficulty_source(value, **settings)
+
+
+def test_rows_without_a_difficulty_are_counted(tokenizer, validation, caplog, tmp_path):
+    """A column's nulls and infinities are told before the work, with the first row; a column without a number is
+    refused."""
+    rates = [0.5, None, float("inf"), 1.0]
+    rows = Dataset.from_list([chat(A, B) | {"rate": rate} for rate in rates])
+    scorer = DIQScorer(make_model(), validation, tokenizer, difficulty="column:rate")
+    told = "2 of 4 rows have no finite difficulty, row 1 the first"
+    for score in (
+        lambda: scorer.score(rows),
+        lambda: rows.map(scorer, batched=True, load_from_cache_file=False),
+        lambda: scorer.score(rows.to_iterable_dataset(), output_dir=tmp_path / "scored"),
+    ):
+        with caplog.at_level(logging.WARNING, "diq_hf"):
+            score()
+        assert caplog.text.count(told) == 1
+        caplog.clear()
+    empty = rows.map(lambda row: {"rate": None if row["rate"] == 1 else float("nan")})
+    for refused in (
+        lambda: scorer.score(empty),
+        lambda: scorer.select(empty, num_rows=1),
+        lambda: scorer.score(empty.to_iterable_dataset(), output_dir=tmp_path / "other"),
+    ):
+        with pytest.raises(ValueError, match="'rate' holds no finite number in any of 4 rows"):
+            refused()
+    labels = rows.remove_columns("rate").add_column("rate", [-1, 0, 1, -1])
+    labels = labels.cast_column("rate", ClassLabel(names=["level 1", "level 2"]))
+    assert ColumnDifficulty("rate").missing(labels).tolist() == [0, 3]

@@ -4,8 +4,10 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset, Value
 
+from diq_hf.annotation.questions import QuestionReader
+from diq_hf.difficulty.classifier_training import read_texts
 from diq_hf.rows.encoded import RowError
 from diq_hf.rows.formats import RowEncoder
 from diq_hf.rows.presets import PRESETS, column_template
@@ -232,3 +234,38 @@ def test_other_formats_give_way():
     }
     applied = column_template("question-answer").apply(Dataset.from_list([row]))
     assert applied[0] == {"id": 1} | CHAT
+
+
+def test_readers_call_classes_by_their_names():
+    """What a judge is asked and what a classifier reads, as `ds.map(template)` makes it."""
+    rows = Dataset.from_dict({"q": ["Flu?", "Cold?"], "a": [1, 0]}).cast_column("a", ClassLabel(names=["no", "yes"]))
+    encoder = RowEncoder(None, template=ColumnTemplate("{q} {a}", "{a}"))
+    reader = QuestionReader(encoder, "prompt+completion")
+    assert [question.split("\n")[1] for question in reader.questions(rows)] == ["Flu? yes", "Cold? no"]
+    assert "\nyes\n" in reader.question(rows, 0)
+    assert read_texts(rows, encoder) == ["Flu? yes", "Cold? no"]
+
+
+def test_a_list_of_texts_is_joined_where_that_is_asked_for():
+    """PubMedQA's abstract is `context[contexts]`; SQuAD's `answers[text]` is a list of alternatives."""
+    row = {"context": {"contexts": ["One.", "Two."], "n": [1, 2]}, "question": "Is it?"}
+    template = ColumnTemplate("{context[contexts][*]}\n\n{question}", "{question}", chat=False)
+    assert template(row)["prompt"] == "One.\nTwo.\n\nIs it?"
+    told = r"a list of 2.*\{context\[contexts\]\[0\]\}, or all of them, a line each: \{context\[contexts\]\[\*\]\}"
+    with pytest.raises(RowError, match=told):
+        ColumnTemplate("{context[contexts]}", "{question}")(row)
+    for field, message in (("context[n][*]", "takes texts alone"), ("question[*]", "has no parts")):
+        with pytest.raises(RowError, match=message):
+            ColumnTemplate(f"{{{field}}}", "{question}")(row)
+
+
+def test_whole_numbers_that_a_table_made_floats_are_told(tmp_path, caplog):
+    (tmp_path / "rows.csv").write_text("q,a,b\nOne?,1,1.5\nNone?,,2\nTwo?,2,3\n")
+    rows = Dataset.from_csv(str(tmp_path / "rows.csv"), cache_dir=str(tmp_path))
+    template = ColumnTemplate("{q}", "{a?} {b}", chat=False)
+    assert template.whole_floats(rows) == ["a"]
+    with caplog.at_level(logging.WARNING, "diq_hf"):
+        assert template.apply(rows)["completion"][0] == "1.0 1.5"
+    assert "'a' holds whole numbers as floats, and the template writes '1.0'" in caplog.text
+    mended = rows.cast_column("a", Value("int64"))  # as the warning says
+    assert not template.whole_floats(mended) and template.apply(mended)["completion"][0] == "1 1.5"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import SENTENCES, make_model
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from diq_hf import DIQScorer
 from diq_hf.recipe import Recipe
@@ -76,3 +76,35 @@ def test_bad_rows_are_skipped_by_number(hub_rows, validation, tokenizer, caplog)
         make_scorer(validation, tokenizer, "medical-o1").score(rows)
     scored = make_scorer(validation, tokenizer, "medical-o1", on_bad_row="skip").score(rows)
     assert np.isnan(scored["influence"][:]).tolist() == [False] * 10 + [True]
+
+
+def test_classes_are_called_by_their_names(tokenizer, tmp_path):
+    """As with `ds.map(template)`: of a ClassLabel column a template reads the names, wherever it reads."""
+    names, rows = ["no", "maybe", "yes"], [{"q": SENTENCES[i % 4], "a": i % 3, "level": i % 2} for i in range(12)]
+    labelled = Dataset.from_list(rows).cast_column("a", ClassLabel(names=names))
+    labelled = labelled.cast_column("level", ClassLabel(names=["level 4", "level 2"]))
+    plain = Dataset.from_list([row | {"a": names[row["a"]], "level": [4.0, 2.0][row["level"]]} for row in rows])
+    template = ColumnTemplate("{q}", "{a}")
+    scorers = [
+        make_scorer(taken.select(range(4)), tokenizer, template, difficulty="column:level")
+        for taken in (plain, labelled)
+    ]
+    assert scorers[0].fingerprint == scorers[1].fingerprint
+    expected = scorers[0].score(plain)
+    streamed = scorers[1].score(labelled.to_iterable_dataset(), output_dir=tmp_path / "scored")
+    for found in (
+        scorers[1].score(labelled),
+        labelled.map(scorers[1], batched=True),
+        labelled.map(scorers[1]),
+        Dataset.from_list(list(streamed)),
+    ):
+        for name in ("difficulty", "influence"):
+            assert np.allclose(found[name][:], expected[name][:], rtol=1e-4, atol=1e-6)
+        assert found["a"][:] == labelled["a"][:]  # the rows stay what they are
+    chosen = [
+        scorer.select(rows, num_rows=2, max_scored=1)[0]
+        for scorer, rows in zip(scorers, (plain, labelled), strict=True)
+    ]
+    assert chosen[0]["q"][:] == chosen[1]["q"][:] and chosen[1].features["a"].names == names
+    grouped = [make_scorer(rows.select(range(4)), tokenizer, template, group_column="a") for rows in (plain, labelled)]
+    assert grouped[0].groups == grouped[1].groups == ("no", "maybe", "yes")
