@@ -35,7 +35,9 @@ def test_first_selection_is_what_select_subset_takes(train_rows, eval_rows, tmp_
 def test_difficulty_of_a_classifier(train_rows, eval_rows, tmp_path):
     """It reads the words, not the template's."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=384, max_position_embeddings=64, initializer_range=1.0, id2label=dict(enumerate("123")), **sizes)
+    config = BertConfig(
+        vocab_size=384, max_position_embeddings=64, initializer_range=1.0, id2label=dict(enumerate("123")), **sizes
+    )
     BertForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
     make_tokenizer().save_pretrained(tmp_path / "classifier")
     classifier = ClassifierDifficulty(str(tmp_path / "classifier"))

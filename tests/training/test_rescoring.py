@@ -197,7 +197,9 @@ def test_validation_rows_beyond_the_models_positions(tmp_path):
 def test_words_are_those_of_the_loaders_rows(own, words, tmp_path):
     """A classifier reads the row that is trained, where the loader serves others than the trainer's dataset has."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=384, max_position_embeddings=256, initializer_range=1.0, id2label=dict(enumerate("123")), **sizes)
+    config = BertConfig(
+        vocab_size=384, max_position_embeddings=256, initializer_range=1.0, id2label=dict(enumerate("123")), **sizes
+    )
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
     make_tokenizer().save_pretrained(tmp_path / "classifier")
