@@ -37,7 +37,10 @@ $(PEERS)/%/.ready: examples/benchmarks/peer_env.sh $(READY)
 	PYTHON=$(PYTHON) PIP_FLAGS="$(PIP_FLAGS)" $< $* $(@D) $(VENV)
 	touch $@
 
-# The whole suite with whatever is newest today, and with the oldest versions that setup.cfg allows.
+# The whole suite with whatever is newest today, and with the oldest versions that setup.cfg allows. Their bounds: TRL
+# 1.15 trains on no CPU and 1.14 reads texts otherwise, PEFT 0.20 goes around the hooks of its model, datasets 5.0.0
+# reads no lists beside nulls. transformers and accelerate are the oldest that were tried with them; torch 2.10 is what
+# scores whole models, and shards want 2.13 (they are refused before).
 test-newest:
 	$(PYTHON) -m venv --clear $(VENV)-newest
 	$(VENV)-newest/bin/$(PIP) -e ".[demo,test]"

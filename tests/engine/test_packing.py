@@ -1,6 +1,7 @@
 """Which attention packs rows, which pads them: tried, never guessed, and logged."""
 
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -80,6 +81,9 @@ def test_flex_attention_on_a_cpu():
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_flex_attention_keeps_rows_apart(name):
     """Its forward pass, with the block-diagonal mask that positions make, as on a GPU."""
+    # Older torches compute it there when they run eagerly.
+    newer = torch.torch_version.TorchVersion(torch.__version__) >= (2, 13)
+    refused = pytest.raises(NotImplementedError, match="does not support backward on CPU") if newer else nullcontext()
     model = make_model(name)
     engine = InfluenceEngine(model)
     model.set_attn_implementation("flex_attention")
@@ -87,7 +91,7 @@ def test_flex_attention_keeps_rows_apart(name):
     packing.implementation = "flex_attention"
     with torch.compiler.set_stance("force_eager"):
         packing._try()
-        with pytest.raises(NotImplementedError, match="does not support backward on CPU"):
+        with refused:
             packing._try_backward()
 
 

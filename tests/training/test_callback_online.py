@@ -7,7 +7,7 @@ from conftest import make_model
 from datasets import load_dataset
 from peft import LoraConfig
 from trainings import LORA, Recorder, hooks_of, make_trainer, weights_after
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from diq_hf import DIQCallback
 
@@ -15,13 +15,16 @@ from diq_hf import DIQCallback
 pytest_plugins = "pools"
 
 
+# Its name in newer and in older transformers.
+FIELDS = TrainingArguments.__dataclass_fields__
+RECOMPUTING = "activation_checkpointing" if "activation_checkpointing" in FIELDS else "gradient_checkpointing"
 ONLINE = {
     "lora": {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"])},
     "reentrant": {
         "peft_config": LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"]),
-        "activation_checkpointing_kwargs": {"use_reentrant": True},
+        f"{RECOMPUTING}_kwargs": {"use_reentrant": True},
     },
-    "full": {"activation_checkpointing": False},
+    "full": {RECOMPUTING: False},
     "accumulation": {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
     "padding_free": {"padding_free": True, "max_length": None},
     "trainer": {},
