@@ -1,4 +1,4 @@
-"""A subset of a pool that is not scored as a whole: rows in, the search of `landmarks`, exact scores, a choice."""
+"""A subset of a pool that is not scored as a whole: a draw or the search of `landmarks`, exact scores, a choice."""
 
 import json
 import math
