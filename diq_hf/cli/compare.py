@@ -52,7 +52,10 @@ def compare(
     output: Annotated[Path, typer.Option(help="Folder for results; what is done there is not done again.")],
     strategies: Annotated[
         list[str] | None,
-        typer.Option(help="Who chooses: diq, diq-paper, random, less, rds, 'diq:per=token', …"),
+        typer.Option(
+            help="Who chooses: less, rds, 'diq:per=token', …; by default diq, diq-paper, random, influence, difficulty "
+            "and length."
+        ),
     ] = None,
     ratio: Annotated[list[str] | None, typer.Option(help="Share of the trained tokens, or several; 0.1.")] = None,
     seeds: Annotated[list[str] | None, typer.Option(help="Seeds of training; 0 1 2.")] = None,

@@ -55,7 +55,7 @@ def select(
         str,
         typer.Option(
             help="Who comes first inside a quadrant: the larger influence, a random draw, or by alignment the "
-            "validation rows' choices in turn; auto: alignment where it was scored, else random."
+            "validation rows' choices in turn; auto: alignment where it was scored, else random; of a search, influence."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
@@ -63,12 +63,15 @@ def select(
         Path | None, typer.Option(help="Also save all rows here, with scores and why each was not taken.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Select from a pool that is not scored: score its most promising rows alone.")
+        str | None,
+        typer.Option(
+            help="Select from a pool that is not scored: score rows as they are drawn, or those a search finds."
+        ),
     ] = None,
     validation: Annotated[str | None, typer.Option(help="Validation rows, with --model.")] = None,
     max_scored: Annotated[
         float | None,
-        typer.Option(help="Share of the pool that may be scored, with --model; 0.45 by default, more of a small one."),
+        typer.Option(help="Share of the pool that a search may score, with --model; 0.45, more of a small pool."),
     ] = None,
     scoring: ScoringOptions = AS_USUAL,
 ) -> None:
