@@ -55,7 +55,7 @@ def select(
         str,
         typer.Option(
             help="Who comes first inside a quadrant: the larger influence, a random draw, or by alignment the "
-            "validation rows' choices in turn; auto: alignment where it was scored, else random; of a search, influence."
+            "validation rows' choices in turn; auto: alignment where it was scored, else random; a search: influence."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
