@@ -53,8 +53,8 @@ def compare(
     strategies: Annotated[
         list[str] | None,
         typer.Option(
-            help="Who chooses: less, rds, 'diq:per=token', …; by default diq, diq-paper, random, influence, difficulty "
-            "and length."
+            help="Who chooses: less, 'diq:per=token', …; by default diq, diq-paper, random, influence, difficulty, "
+            "length."
         ),
     ] = None,
     ratio: Annotated[list[str] | None, typer.Option(help="Share of the trained tokens, or several; 0.1.")] = None,
