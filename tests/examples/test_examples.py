@@ -218,11 +218,11 @@ def test_documented_code_runs(model_folder, pool, validation, tmp_path):
 def test_pool_is_what_it_says(seed, small):
     pool, validation = clinical_pool(seed, small), clinical_validation(seed + 1, small)
     assert pool == clinical_pool(seed, small)
-    assert (len(pool), len(validation)) == ((64, 12) if small else (120, 24))
+    assert (len(pool), len(validation)) == ((40, 7) if small else (120, 24))
     kinds = Counter(row["kind"] for row in pool)
-    assert kinds["duplicate"] == kinds["corrupted"] == kinds["trivial"] == (8 if small else 12)
+    assert kinds["duplicate"] == kinds["corrupted"] == kinds["trivial"] == (5 if small else 12)
     by_id = {row["id"]: row for row in pool}
-    assert len(by_id) == len(pool) and max(row["steps"] for row in pool) == (4 if small else 6)
+    assert len(by_id) == len(pool) and max(row["steps"] for row in pool) == (3 if small else 6)
     for row in pool:
         source = by_id[row["source_id"]]
         assert (row["prompt"] == source["prompt"]) == (row["kind"] in ("duplicate", "corrupted") or row is source)
