@@ -122,7 +122,7 @@ def test_engine(name, adapter, place, autocast, tokenizer, pool, validation, tmp
     there = [type(part) is OtherTensor for part in direction.tensors.values()]
     assert any(there) and all(there) is (place not in MOVED)
     for there, here in zip(*found[::-1], strict=True):
-        assert here.dtype == np.float64 and relative_error(there, here) < (2e-2 if autocast else 1e-5)
+        assert here.dtype == np.float64 and relative_error(there, here) < (5e-2 if autocast else 1e-5)
 
 
 def frozen_offloaded(model, folder):

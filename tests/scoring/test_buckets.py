@@ -14,6 +14,6 @@ def test_machines_are_told_apart_without_a_launchers_word():
     command = [sys.executable, SUPPORT / "bucket_processes.py"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert result.returncode == 0, result.stderr
-    one, two = json.loads(result.stdout)
+    one, two = json.loads(result.stdout.splitlines()[-1])  # older torches' gloo says hello first
     assert len(set(one)) == 1 and one[0].endswith("buckets/me/job")
     assert all("Several machines share no copy of a bucket" in said for said in two) and len(two) == 2

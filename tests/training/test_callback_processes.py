@@ -1,13 +1,11 @@
 """`DIQCallback` in two processes, against one."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import SUPPORT
 from datasets import load_dataset
+from processes import launched
 from trainings import Recorder, make_trainer, selections
 
 from diq_hf import DIQCallback
@@ -19,9 +17,7 @@ pytest_plugins = "pools"
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    script = SUPPORT / "callback_processes.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, folder]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    result = launched("callback_processes.py", folder, timeout=500)
     assert result.returncode == 0, result.stderr[-5000:]
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
