@@ -56,7 +56,7 @@ def main() -> None:
     """Runs `diq`."""
     if not sys.stderr.isatty():
         # Nested bars move the cursor and fill a log. `datasets` and tqdm look here when they are imported, which
-        # is later. `HF_DATASETS_DISABLE_PROGRESS_BARS=0` keeps bars all the same.
+        # is later. `HF_DATASETS_DISABLE_PROGRESS_BARS=0 TQDM_DISABLE=` keeps bars all the same.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
     app()
