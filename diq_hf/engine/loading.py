@@ -77,7 +77,7 @@ def preferred_dtype() -> torch.dtype:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # Before torch 2.10 nobody says what the CPU can: fp32 is never wrong there.
+        # Before torch 2.11 nobody says what the CPU can: fp32 is never wrong there.
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
     return torch.bfloat16 if native else torch.float32
